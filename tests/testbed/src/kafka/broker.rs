@@ -132,6 +132,10 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=4
 
+# A killed broker is only taken back once its former session is over.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+
 # Tests wait for these; the lower bounds let a test choose to wait less still.
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
