@@ -1,0 +1,439 @@
+//! What a stage is told: sources, views and agents, validated and with every name resolved.
+//!
+//! The operator's plan writes these types, as JSON, into a stage's ConfigMap; the runtime reads
+//! them; `headwater up` hands them over in memory. Expressions and templates are still text here:
+//! compiling them is the engine's ([`crate::source`], [`crate::view`], [`crate::agent`]), and the
+//! operator compiles them too, to refuse what could not work. No Secret value is ever part of it:
+//! credentials are paths of mounted files.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Configuration of one stage: one process kind of the data plane.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stage {
+    pub namespace: String,
+    pub kafka: Kafka,
+    /// By resource name; every source that a view or agent below refers to.
+    pub sources: BTreeMap<String, Source>,
+    /// By resource name; every view that the stage folds or reads.
+    pub views: BTreeMap<String, View>,
+    pub role: Role,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// The view stage of this view: fold and checkpoint.
+    View {
+        name: String,
+    },
+    Agent(Box<Agent>),
+}
+
+impl Stage {
+    pub fn owner(&self) -> (crate::names::Owner, &str) {
+        match &self.role {
+            Role::View { name } => (crate::names::Owner::View, name),
+            Role::Agent(agent) => (crate::names::Owner::Agent, &agent.name),
+        }
+    }
+}
+
+/// How to reach Kafka. `up` without `--kafka` leaves `bootstrap_servers` empty and uses the memory log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kafka {
+    pub bootstrap_servers: Vec<String>,
+    pub tls: Option<KafkaTls>,
+    pub sasl: Option<KafkaSasl>,
+    /// librdkafka properties, already checked against the allow-list.
+    pub client_config: BTreeMap<String, String>,
+}
+
+/// TLS with host names verified; absent files mean the system's roots and no client certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KafkaTls {
+    pub ca_file: Option<String>,
+    pub certificate_file: Option<String>,
+    pub key_file: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSasl {
+    pub mechanism: SaslMechanism,
+    pub username: String,
+    pub password_file: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SaslMechanism {
+    ScramSha512,
+    ScramSha256,
+    Plain,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Format {
+    #[default]
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InvalidRecords {
+    #[default]
+    DeadLetter,
+    Skip,
+    Stop,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    pub name: String,
+    pub topic: String,
+    pub format: Format,
+    pub key_format: Format,
+    /// JSON Schema; a record that does not fit is invalid.
+    pub schema: Option<serde_json::Value>,
+    /// CEL over `event`, `key`, `headers`, `time`; absent: the record's key.
+    pub key: Option<String>,
+    /// CEL giving a timestamp, or an int of milliseconds; absent: the record's timestamp.
+    pub event_time: Option<String>,
+    pub invalid_records: InvalidRecords,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct View {
+    pub name: String,
+    /// 6 hexadecimal characters over all that decides what the fold gives.
+    pub generation: String,
+    pub from: Vec<From>,
+    pub fold: Fold,
+    pub indexes: Vec<Index>,
+    pub input: Input,
+    /// The compacted state topic; absent where the source itself is the state (no stage, restore
+    /// reads the source).
+    pub state_topic: Option<String>,
+    /// Where this view's refused records go.
+    pub dead_topic: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct From {
+    pub name: String,
+    /// Name of the source in [`Stage::sources`].
+    pub source: String,
+    pub filter: Option<String>,
+    pub key: Option<String>,
+    pub value: Option<String>,
+    pub delete: Option<String>,
+    /// With `Merge::Fields`: no row while this source has nothing for the key.
+    pub required: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fold {
+    Latest {
+        merge: Merge,
+    },
+    /// The newest `limit` events of a key, newest first, and no older than `within_ms` at the reader's time.
+    History {
+        limit: u32,
+        within_ms: Option<i64>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Merge {
+    #[default]
+    Replace,
+    Fields,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    pub name: String,
+    pub key: IndexKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum IndexKey {
+    /// CEL over `value` and `key` giving one key.
+    One(String),
+    /// CEL giving a list: the row is under each.
+    Many(String),
+}
+
+/// The one order that a view folds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Input {
+    /// The only source's topic is the input log.
+    Source { topic: String },
+    /// A topic of the view's own, written by its intake.
+    Own { topic: String },
+}
+
+impl Input {
+    pub fn topic(&self) -> &str {
+        match self {
+            Self::Source { topic } | Self::Own { topic } => topic,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lookup {
+    /// Name of the view in [`Stage::views`].
+    pub view: String,
+    pub by: By,
+    pub index: Option<String>,
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    pub order_by: Option<String>,
+    pub order: Order,
+    /// 1 to 1,000.
+    pub limit: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum By {
+    /// CEL giving one key.
+    Key(String),
+    /// CEL giving a list of keys.
+    Keys(String),
+    /// Every row.
+    All,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    #[default]
+    Ascending,
+    Descending,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    pub name: String,
+    pub lookup: Lookup,
+    pub required: bool,
+    pub budget_tokens: Option<u32>,
+    pub priority: i32,
+    /// Older than this at assembly, `on_stale` applies; absent: never.
+    pub max_staleness_ms: Option<i64>,
+    pub on_stale: OnStale,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnStale {
+    #[default]
+    Mark,
+    Fail,
+    Omit,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    pub name: String,
+    pub trigger: Trigger,
+    pub slots: Vec<Slot>,
+    pub freshness_wait_ms: u64,
+    pub when: Option<String>,
+    pub conversation: Option<Conversation>,
+    pub prompt: Option<Prompt>,
+    pub model: Option<Model>,
+    pub outputs: Vec<Output>,
+    pub delivery: Delivery,
+    pub audit: Audit,
+    pub topics: AgentTopics,
+}
+
+/// Topics of the agent's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentTopics {
+    pub conversation: Option<String>,
+    pub runs: String,
+    pub dead: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trigger {
+    /// Name of the source in [`Stage::sources`].
+    pub source: String,
+    pub start_from: StartFrom,
+    pub deletes: Deletes,
+    pub filter: Option<String>,
+    /// CEL; absent: the event's key.
+    pub key: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StartFrom {
+    #[default]
+    Latest,
+    Earliest,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deletes {
+    #[default]
+    Ignore,
+    Run,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Conversation {
+    pub turns: u32,
+    pub expire_after_ms: i64,
+    /// CEL giving text; absent: the rendered user prompt.
+    pub user_text: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Prompt {
+    pub system: Option<String>,
+    /// Jinja; absent: `{{ event }}`.
+    pub user: Option<String>,
+    /// Absent: the model's window less its output.
+    pub budget_tokens: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// The resource's name.
+    pub name: String,
+    pub provider: Provider,
+    /// What the provider calls the model.
+    pub model: String,
+    /// Merged into each request.
+    pub parameters: serde_json::Map<String, serde_json::Value>,
+    pub context_window_tokens: u32,
+    pub max_output_tokens: u32,
+    pub request_timeout_ms: u64,
+    pub retry: Retry,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Provider {
+    OpenAi {
+        base_url: String,
+        api_key_file: Option<String>,
+        headers: Vec<HttpHeader>,
+        query: BTreeMap<String, String>,
+    },
+    Scripted {
+        rules: Vec<Rule>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpHeader {
+    pub name: String,
+    pub value: HttpHeaderValue,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HttpHeaderValue {
+    Text(String),
+    File(String),
+}
+
+/// One rule of a scripted model; the first whose `when` holds answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rule {
+    /// CEL over `request`; absent: true.
+    pub when: Option<String>,
+    /// Jinja over `request`.
+    pub reply: Option<String>,
+    pub error: Option<RuleError>,
+    pub delay_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleError {
+    /// HTTP status that the provider would give.
+    pub status: u16,
+    /// How many requests get it before the rule falls silent; absent: all.
+    pub times: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    pub max_attempts: u32,
+    pub initial_backoff_ms: u64,
+    pub max_backoff_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Output {
+    pub name: String,
+    /// The source that is written to, its topic and format.
+    pub source: String,
+    pub topic: String,
+    pub format: Format,
+    pub outcome: Outcome,
+    pub when: Option<String>,
+    /// CEL giving a list: one record for each `item`.
+    pub items: Option<String>,
+    pub key: Option<String>,
+    pub value: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    #[default]
+    Done,
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Delivery {
+    pub max_attempts: u32,
+    pub attempt_timeout_ms: u64,
+    pub max_hops: u32,
+    pub on_failure: OnFailure,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnFailure {
+    #[default]
+    DeadLetter,
+    Skip,
+    Stop,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Audit {
+    #[default]
+    Full,
+    /// Provenance and hashes, no values.
+    Hashes,
+}

@@ -1,0 +1,8 @@
+//! The pure core of Headwater: records, views, slots, prompts and runs.
+//!
+//! It takes records and times and returns values and actions. It knows no Kafka, no Kubernetes, no
+//! HTTP and no clock of its own; Kafka, the memory log, replay and tests drive the same code.
+
+pub mod config;
+pub mod names;
+pub mod record;

@@ -1,0 +1,108 @@
+//! Every name that Headwater gives on Kafka: topics, groups, transactional ids, headers.
+//!
+//! Decided here once; the operator creates by these names and the data plane reads by them, so a
+//! change of a name here is a change of the contract with running clusters.
+
+use std::fmt;
+
+/// Headers that Headwater writes on the records of an agent's outputs.
+pub mod header {
+    /// The run that wrote the record: 26 base32 characters, kept by retries.
+    pub const RUN: &str = "headwater-run";
+    /// The agent, as `<namespace>/<name>`.
+    pub const AGENT: &str = "headwater-agent";
+    /// The position of the trigger: `<topic>-<partition>-<offset>`.
+    pub const TRIGGER: &str = "headwater-trigger";
+    /// The position of the first event of the chain, the trigger's own position if it has no root.
+    pub const ROOT: &str = "headwater-root";
+    /// How many agents a chain has passed through, decimal.
+    pub const HOPS: &str = "headwater-hops";
+    /// SHA-256 of the prompt, hexadecimal.
+    pub const PROMPT: &str = "headwater-prompt";
+    /// W3C trace context, handed through as it came.
+    pub const TRACE_PARENT: &str = "traceparent";
+    /// Internal topics: position of the source record that caused a value.
+    pub const SOURCE: &str = "hw-s";
+    /// Internal topics: event time of that record, ASCII decimal, milliseconds since the epoch.
+    pub const TIME: &str = "hw-t";
+    /// State topics: fold state where the value is not all of it; the first byte is the codec version.
+    pub const STATE: &str = "hw-st";
+    /// Dead letters: why, and where the record came from.
+    pub const REASON: &str = "headwater-reason";
+    /// Dead letters: `<topic>-<partition>-<offset>` of the record that was refused.
+    pub const POSITION: &str = "headwater-position";
+}
+
+/// Keys that begin with this byte are Headwater's own in state topics; views refuse them.
+pub const RESERVED: u8 = 0;
+/// Key of a mark in a state topic or an input log.
+pub const MARK_KEY: &[u8] = b"\0m";
+
+/// The kinds of resources that own topics and stages.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub enum Owner {
+    Source,
+    View,
+    Agent,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::View => "view",
+            Self::Agent => "agent",
+        })
+    }
+}
+
+/// The topic of a source that names none: `<namespace>.<name>`.
+pub fn source_topic(namespace: &str, source: &str) -> String {
+    format!("{namespace}.{source}")
+}
+
+/// The compacted state topic of a view's generation.
+pub fn state_topic(namespace: &str, view: &str, generation: &str) -> String {
+    format!("{namespace}.view.{view}.{generation}")
+}
+
+/// The input log of a view's generation, where no source can be it.
+pub fn input_topic(namespace: &str, view: &str, generation: &str) -> String {
+    format!("{namespace}.view.{view}.{generation}-in")
+}
+
+/// The turns of an agent's conversations.
+pub fn conversation_topic(namespace: &str, agent: &str) -> String {
+    format!("{namespace}.agent.{agent}.conversation")
+}
+
+/// The audit records of an agent's runs.
+pub fn runs_topic(namespace: &str, agent: &str) -> String {
+    format!("{namespace}.agent.{agent}.runs")
+}
+
+/// The dead letters of a resource.
+pub fn dead_topic(namespace: &str, owner: Owner, name: &str) -> String {
+    format!("{namespace}.{owner}.{name}.dead")
+}
+
+/// Consumer group of a stage's role: `<ns>.<kind>.<name>[.<generation>].<role>`.
+pub fn group(
+    namespace: &str,
+    owner: Owner,
+    name: &str,
+    generation: Option<&str>,
+    role: &str,
+) -> String {
+    match generation {
+        Some(generation) => format!("{namespace}.{owner}.{name}.{generation}.{role}"),
+        None => format!("{namespace}.{owner}.{name}.{role}"),
+    }
+}
+
+/// Static member id and transactional id of one replica in a group.
+pub fn member(group: &str, ordinal: u32) -> String {
+    format!("{group}.{ordinal}")
+}

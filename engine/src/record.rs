@@ -1,0 +1,95 @@
+//! Records as the log hands them over, and positions in it.
+//!
+//! The engine borrows a record for the time of a fold; what it keeps, it copies.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// One partition of a topic.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self {
+            topic: topic.into(),
+            partition,
+        }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// Where one record stands: printed as `<topic>-<partition>-<offset>`.
+#[derive(
+    Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct Position {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// A header: name and value; a null value is `None`.
+pub type Header<'a> = (&'a str, Option<&'a [u8]>);
+
+/// A record read from the log, borrowed from the client's buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since the epoch, as the topic's `message.timestamp.type` has it; -1 if absent.
+    pub timestamp: i64,
+    pub key: Option<&'a [u8]>,
+    /// `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    pub headers: &'a [Header<'a>],
+}
+
+impl Record<'_> {
+    /// The last header of this name, as Kafka clients read them.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers
+            .iter()
+            .rev()
+            .find(|(n, _)| *n == name)
+            .and_then(|(_, value)| *value)
+    }
+
+    pub fn position(&self) -> Position {
+        Position {
+            topic: self.topic.into(),
+            partition: self.partition,
+            offset: self.offset,
+        }
+    }
+}
+
+/// A record to be written.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewRecord {
+    pub topic: String,
+    /// `None`: murmur2 over the key, as the Java clients do; without a key, any.
+    pub partition: Option<i32>,
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Milliseconds since the epoch; `None`: now, by the writer's clock.
+    pub timestamp: Option<i64>,
+}
