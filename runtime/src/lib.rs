@@ -1,1 +1,11 @@
-//! Headwater.
+//! The engine at work: the log, models, HTTP and metrics around the pure core.
+//!
+//! A stage owns threads that drive the log, and tasks that call models; what a record or a reply means
+//! is decided in the engine. It knows no Kubernetes.
+
+pub mod backoff;
+pub mod clock;
+pub mod http;
+pub mod metrics;
+pub mod secret;
+pub mod stage_file;
