@@ -6,3 +6,7 @@
 pub mod config;
 pub mod names;
 pub mod record;
+pub mod fault;
+pub mod key;
+pub mod problem;
+pub mod time;

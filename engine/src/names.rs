@@ -29,6 +29,10 @@ pub mod header {
     pub const STATE: &str = "hw-st";
     /// Dead letters: why, and where the record came from.
     pub const REASON: &str = "headwater-reason";
+    /// Dead letters: what was expected and where, in words.
+    pub const MESSAGE: &str = "headwater-message";
+    /// Dead letters: the record's own key, as it was.
+    pub const KEY: &str = "headwater-key";
     /// Dead letters: `<topic>-<partition>-<offset>` of the record that was refused.
     pub const POSITION: &str = "headwater-position";
 }

@@ -45,6 +45,35 @@ impl fmt::Display for Position {
     }
 }
 
+/// The text is no position: `<topic>-<partition>-<offset>` was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a position is written <topic>-<partition>-<offset>")]
+pub struct InvalidPosition;
+
+impl std::str::FromStr for Position {
+    type Err = InvalidPosition;
+
+    /// Reads from the right: topics may hold dashes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.rsplitn(3, '-');
+        let offset: i64 = parse(parts.next())?;
+        let partition: i32 = parse(parts.next())?;
+        match parts.next() {
+            Some(topic) if !topic.is_empty() => Ok(Self {
+                topic: topic.into(),
+                partition,
+                offset,
+            }),
+            _ => Err(InvalidPosition),
+        }
+    }
+}
+
+fn parse<T: std::str::FromStr>(part: Option<&str>) -> Result<T, InvalidPosition> {
+    part.and_then(|part| part.parse().ok())
+        .ok_or(InvalidPosition)
+}
+
 /// A header: name and value; a null value is `None`.
 pub type Header<'a> = (&'a str, Option<&'a [u8]>);
 
