@@ -1,15 +1,17 @@
 //! The log: what the data plane asks of Kafka, as a trait with two implementations.
 //!
-//! [`memory`] holds everything in this process, for `headwater up`, tests and simulation;
-//! [`kafka`] is librdkafka. One conformance suite holds both to the same behaviour. All calls block
-//! for at most the time they are given: a stage drives them from threads of its own, never from
-//! the async executor's.
+//! `memory` holds everything in this process, for `headwater up`, tests and simulation; `kafka` is
+//! librdkafka. One conformance suite holds both to the same behaviour.
+//!
+//! All calls block, for a bounded time: a stage drives them from threads of its own, never from the
+//! async executor's. No implementation starts over by itself after an error that says that somebody
+//! else took over; while brokers are merely away, `poll` hands over nothing and goes on by itself.
 
-pub mod kafka;
 pub mod memory;
 
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What can go wrong on the log, by what the caller may do about it.
@@ -18,24 +20,34 @@ pub enum Error {
     /// Try again later, as it stands: the broker is away, a request timed out.
     #[error("kafka did not answer: {what}: {reason}")]
     Unavailable { what: String, reason: String },
-    /// The open transaction has to be aborted; its records may be sent again in the next.
-    #[error("transaction has to be aborted: {reason}")]
+    /// The transaction was aborted; its records may be sent again in the next.
+    #[error("transaction was aborted: {reason}")]
     Abort { reason: String },
-    /// Another process took over this transactional id or group membership.
+    /// Another process took over this transactional id or group membership: this one has to end.
     #[error("fenced by another process: {reason}")]
     Fenced { reason: String },
-    /// It is not known whether the transaction was committed: make a new writer with the same id and
-    /// ask for the committed offsets.
+    /// It is not known whether the transaction was committed: make a new writer with the same id
+    /// (which decides it) and ask for the committed offsets.
     #[error("commit is undecided: {reason}")]
     Undecided { reason: String },
     /// One record cannot be written, whatever the number of tries (too large, topic unknown).
+    /// `index` is its place in the list that was given. In a transaction nothing of it was written.
     #[error("record for topic '{topic}' was refused: {reason}")]
-    Refused { topic: String, reason: String },
+    Refused {
+        index: usize,
+        topic: String,
+        reason: String,
+    },
     #[error("topic '{0}' does not exist")]
     UnknownTopic(String),
     /// Offset below the log's start or above its end.
     #[error("offset {offset} of '{partition}' is out of range: the log holds {low}..{high}")]
-    OutOfRange { partition: TopicPartition, offset: i64, low: i64, high: i64 },
+    OutOfRange {
+        partition: TopicPartition,
+        offset: i64,
+        low: i64,
+        high: i64,
+    },
     /// Nothing to be done without a person: configuration, authorisation.
     #[error("kafka refused: {what}: {reason}")]
     Fatal { what: String, reason: String },
@@ -43,7 +55,11 @@ pub enum Error {
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-#[derive(Clone, Debug, PartialEq)]
+/// The most records that one `poll` hands over, so that whoever drives it gets its turn.
+pub const RECORDS_PER_POLL: usize = 1_000;
+
+/// A topic to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
     pub name: String,
     pub partitions: i32,
@@ -73,48 +89,66 @@ pub enum Isolation {
     ReadUncommitted,
 }
 
+/// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     Offset(i64),
     Earliest,
+    /// The high watermark, as it is when the start is made.
     Latest,
 }
 
+/// Makes the `poll` under way return at once, or else the next one; never lost.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
 pub trait Log: Send + Sync {
-    /// `None` where the topic does not exist.
+    /// In the order asked; `None` where the topic does not exist.
     fn topics(&self, names: &[String]) -> Result<Vec<Option<TopicInfo>>>;
-    /// Topics that exist already are left as they are.
+    /// Topics that exist already are left as they are. After it, all of them can be written and read.
     fn create(&self, topics: &[TopicSpec]) -> Result<()>;
-    /// Asked of the brokers anew at each call, so that whatever was acknowledged before the call is below `high`.
-    fn watermarks(&self, partitions: &[TopicPartition]) -> Result<HashMap<TopicPartition, Watermarks>>;
+    /// High watermarks in the order asked. Asked of the brokers anew at each call, in one request a
+    /// broker, so that whatever was acknowledged before the call is below them.
+    fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>>;
+    /// Both ends of the log: twice as many requests as [`Log::ends`].
+    fn watermarks(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<HashMap<TopicPartition, Watermarks>>;
     /// A consumer whose partitions are assigned by hand; it commits nothing.
     fn reader(&self, isolation: Isolation) -> Result<Box<dyn Reader>>;
-    /// A member of a consumer group (classic protocol, cooperative) under a static id.
+    /// A member of a consumer group (classic protocol, cooperative) under a static id. It reads
+    /// committed records only.
     fn group(&self, options: GroupOptions) -> Result<Box<dyn GroupReader>>;
     /// An idempotent producer, acks=all.
     fn writer(&self) -> Result<Box<dyn Writer>>;
-    /// A transactional producer; opening it fences whoever held the id and aborts what they left open.
+    /// A transactional producer; opening it fences whoever held the id and decides what they left
+    /// open: what was not committed is aborted.
     fn transactional(&self, id: &str) -> Result<Box<dyn Transactional>>;
 }
 
 pub trait Reader: Send {
     /// Replaces the assignment.
     fn assign(&mut self, partitions: &[(TopicPartition, Start)]) -> Result<()>;
-    /// Hands over what is there, waiting at most `wait` for the first record. Returns how many.
-    /// `on` sees records of one partition in offset order.
+    /// Hands over what is there, waiting at most `wait` for the first record, and at most
+    /// [`RECORDS_PER_POLL`]. Returns how many; 0 before `wait` is over where woken, and where a position
+    /// moved without a record (a commit marker). `on` sees records of one partition in offset order.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], [`Error::UnknownTopic`] for one partition of the assignment (the others go on
+    /// with the next call); [`Error::Fatal`].
     fn poll(&mut self, wait: Duration, on: &mut dyn FnMut(&Record<'_>)) -> Result<usize>;
     /// The next offset to be read: past control records and aborted ones, so that it reaches the
     /// high watermark of a log at rest. `None` before anything is known.
     fn position(&mut self, partition: &TopicPartition) -> Option<i64>;
+    fn waker(&self) -> Waker;
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupOptions {
     pub group: String,
     /// `group.instance.id`
     pub member: String,
     pub topics: Vec<String>,
-    pub isolation: Isolation,
 }
 
 /// Proof of membership for a transaction's offsets (KIP-447). Opaque outside its implementation.
@@ -122,50 +156,76 @@ pub struct GroupMetadata(pub(crate) GroupMetadataInner);
 
 pub(crate) enum GroupMetadataInner {
     Kafka(rdkafka::consumer::ConsumerGroupMetadata),
-    Memory { group: String, member: String, generation: u64 },
+    Memory(memory::Membership),
 }
 
 pub enum GroupEvent<'a> {
-    /// New partitions, paused: [`GroupReader::start`] says where each begins.
+    /// New partitions, paused: [`GroupReader::start`] says where each begins. Empty where a rebalance gave
+    /// none, as to a spare member.
     Assigned(&'a [TopicPartition]),
-    /// Partitions about to leave; what is committed inside the call still counts.
+    /// Partitions about to leave: they do with the next call of `poll`, so what is committed until
+    /// then still counts. No record of them is handed over any more. Last event of its `poll`.
     Revoked(&'a [TopicPartition]),
     /// Partitions that left already (session expired, fenced): nothing may be committed for them.
     Lost(&'a [TopicPartition]),
     Record(&'a Record<'a>),
 }
 
-/// A committed offset with its metadata.
+/// A committed offset, the next one to be read, with its metadata (at most 4,095 bytes on Kafka's defaults).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     pub offset: i64,
     pub metadata: String,
 }
 
+/// A member of a group. Dropping it is a crash: its partitions stay with its static id until the
+/// session ends (10 s) or the id is back; [`GroupReader::leave`] hands them over at once.
 pub trait GroupReader: Send {
-    /// Hands over rebalances and records, waiting at most `wait` for the first. Returns how many events.
+    /// Hands over rebalances and records, as [`Reader::poll`] does. Returns how many events. Others wait
+    /// for it in a rebalance; not called for 5 minutes, the membership is lost.
+    ///
+    /// # Errors
+    /// As [`Reader::poll`]; [`Error::Fenced`], after `Lost`, if another process took the static id.
     fn poll(&mut self, wait: Duration, on: &mut dyn FnMut(GroupEvent<'_>)) -> Result<usize>;
     /// Begins an assigned partition at an offset.
     fn start(&mut self, partition: &TopicPartition, at: Start) -> Result<()>;
+    /// No record of these is handed over until [`GroupReader::resume`], which goes on where they stopped.
     fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()>;
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<()>;
+    /// As [`Reader::position`], of a started partition.
+    fn position(&mut self, partition: &TopicPartition) -> Option<i64>;
+    fn waker(&self) -> Waker;
     /// Waits for open transactions to be decided (KIP-447, RequireStable). `None`: nothing committed.
-    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<HashMap<TopicPartition, Option<Committed>>>;
+    /// Partitions need not be subscribed or assigned.
+    fn committed(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<HashMap<TopicPartition, Option<Committed>>>;
+    /// Membership as it is now: to be asked anew for each transaction.
     fn metadata(&self) -> Result<GroupMetadata>;
-    /// Leaves in order; the partitions move without waiting for the session to end (a static member's too).
-    fn leave(&mut self);
+    /// Leaves in order; the partitions move without waiting for the session to end (a static member's
+    /// too). What is to be committed has to be before.
+    fn leave(self: Box<Self>) -> Result<()>;
 }
 
 pub trait Writer: Send {
     /// Writes all and waits until each is acknowledged; positions in the order given.
-    fn write(&mut self, records: Vec<NewRecord>) -> Result<Vec<(TopicPartition, i64)>>;
+    ///
+    /// # Errors
+    /// The first record's that failed; those before and after it may have been written.
+    fn write(&mut self, records: &[NewRecord]) -> Result<Vec<(TopicPartition, i64)>>;
 }
-
-/// Offsets that a transaction commits for a group: the *next* offset to be read, and metadata.
-pub type Offsets = Vec<(TopicPartition, Committed)>;
 
 pub trait Transactional: Send {
     /// One whole transaction: begin, send all, send offsets, commit. After an error nothing of it is
     /// visible, unless the error is [`Error::Undecided`].
-    fn transact(&mut self, records: Vec<NewRecord>, offsets: Option<(&GroupMetadata, Offsets)>) -> Result<()>;
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Abort`], [`Error::Unavailable`]: aborted, the writer can be used again.
+    /// [`Error::Fenced`], [`Error::Undecided`], [`Error::Fatal`]: it cannot.
+    fn transact(
+        &mut self,
+        records: &[NewRecord],
+        offsets: Option<(&GroupMetadata, &[(TopicPartition, Committed)])>,
+    ) -> Result<()>;
 }
