@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod clock;
 pub mod http;
+pub mod log;
 pub mod metrics;
 pub mod secret;
 pub mod stage_file;
