@@ -4,9 +4,13 @@
 //! HTTP and no clock of its own; Kafka, the memory log, replay and tests drive the same code.
 
 pub mod config;
-pub mod names;
-pub mod record;
+pub mod expr;
 pub mod fault;
 pub mod key;
+pub mod model;
+pub mod names;
 pub mod problem;
+pub mod record;
+pub mod run;
 pub mod time;
+pub mod tokens;
