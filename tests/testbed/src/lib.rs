@@ -1,10 +1,11 @@
-//! A real Kafka on this machine, for tests and for trying things by hand.
+//! A real Kafka and a real Kubernetes on this machine, for tests and for trying things by hand.
 //!
 //! It starts on demand and is then shared by every test process, guarded by a file lock. What it needs is fetched once into a cache
-//! (see [`layout`]). What a user already has comes first: `KAFKA_BOOTSTRAP`.
+//! (see [`layout`]). What a user already has comes first: `KAFKA_BOOTSTRAP`, `KUBECONFIG`, `KUBEBUILDER_ASSETS`.
 //!
 //! The bed knows nothing of Headwater; topics are the business of the tests that use it.
 
+pub mod cluster;
 pub mod error;
 mod fetch;
 pub mod kafka;
@@ -13,7 +14,9 @@ mod machine;
 mod process;
 mod run;
 mod status;
+mod tools;
 
+pub use cluster::ControlPlane;
 pub use error::{Error, Result};
 pub use kafka::Kafka;
 pub use status::{Part, down, environment, prepare, status};
@@ -24,4 +27,13 @@ pub use status::{Part, down, environment, prepare, status};
 /// When Kafka cannot be fetched, or does not answer in time.
 pub fn kafka() -> Result<Kafka> {
     Kafka::shared()
+}
+
+/// The shared control plane: the cluster of `KUBECONFIG`, else the bed's own (its programs from `KUBEBUILDER_ASSETS` where they are there,
+/// else built), started if it does not run.
+///
+/// # Errors
+/// When a program cannot be built, or does not answer in time.
+pub fn control_plane() -> Result<ControlPlane> {
+    ControlPlane::shared()
 }

@@ -1,37 +1,60 @@
 //! The bed as a whole: fetch a part, stop a part, say what runs.
 
+use std::path::Path;
+
 use crate::{
+    cluster,
     error::{Error, Result},
-    fetch, kafka, layout, machine,
+    fetch, kafka, layout, machine, run, tools,
 };
 
 /// What can be prepared, started and stopped by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Kafka,
+    ControlPlane,
+    /// A tool, with nothing to start or stop.
+    Helm,
+}
+
+impl Part {
+    pub const ALL: [Self; 3] = [Self::Kafka, Self::ControlPlane, Self::Helm];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::ControlPlane => "control-plane",
+            Self::Helm => "helm",
+        }
+    }
 }
 
 impl std::str::FromStr for Part {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "kafka" => Ok(Self::Kafka),
-            _ => Err(Error::Unexpected {
+        Self::ALL
+            .into_iter()
+            .find(|part| part.name() == text)
+            .ok_or_else(|| Error::Unexpected {
                 what: text.to_owned(),
-                detail: "the parts are 'kafka'".to_owned(),
-            }),
-        }
+                detail: format!(
+                    "the parts are '{}' and 'all'",
+                    Self::ALL.map(Self::name).join("', '")
+                ),
+            })
     }
 }
 
-/// Fetches what a part needs into the cache, so that a later start is quick.
+/// Fetches or builds what a part needs into the cache, so that a later start is quick.
 ///
 /// # Errors
 /// When something cannot be fetched or built.
 pub fn prepare(part: Part) -> Result<()> {
     match part {
         Part::Kafka => fetch::maven::kafka_jars().map(drop),
+        Part::ControlPlane => cluster::prepare(),
+        Part::Helm => tools::helm_program().map(drop),
     }
 }
 
@@ -43,6 +66,11 @@ pub fn down(part: Part) -> Result<()> {
     let _lock = layout::Lock::on(&layout::state())?;
     match part {
         Part::Kafka => kafka::remove_all()?,
+        Part::ControlPlane => cluster::remove()?,
+        Part::Helm => {}
+    }
+    if kafka::any_runs()? || cluster::Servers::new().has_data() {
+        return Ok(());
     }
     machine::remove_server_address()
 }
@@ -50,20 +78,40 @@ pub fn down(part: Part) -> Result<()> {
 /// A line for each part: whether it runs, and where.
 #[must_use]
 pub fn status() -> Vec<String> {
+    let line = |name: &str, place: String, pid: Option<u32>| match pid {
+        Some(pid) => format!("{name}: runs at {place}, process {pid}"),
+        None => format!("{name}: not running"),
+    };
     let broker = kafka::shared_broker();
-    vec![match broker.pid() {
-        Some(pid) => format!("kafka: runs at {}, process {pid}", broker.bootstrap()),
-        None => "kafka: not running".to_owned(),
-    }]
+    let servers = cluster::Servers::new();
+    vec![
+        line("kafka", broker.bootstrap(), broker.pid()),
+        line("control-plane", servers.address(), servers.pid()),
+    ]
 }
 
 /// Lines for a shell, to reach what runs.
 #[must_use]
 pub fn environment() -> Vec<String> {
+    let mut lines = Vec::new();
     let broker = kafka::shared_broker();
-    broker
-        .pid()
-        .map(|_| format!("export KAFKA_BOOTSTRAP={}", broker.bootstrap()))
-        .into_iter()
-        .collect()
+    if broker.pid().is_some() {
+        lines.push(format!("export KAFKA_BOOTSTRAP={}", broker.bootstrap()));
+    }
+    let servers = cluster::Servers::new();
+    if servers.pid().is_some() {
+        let kubeconfig = servers.kubeconfig();
+        lines.push(format!("export KUBECONFIG={}", kubeconfig.display()));
+    }
+    let built = [("kubectl", fetch::go::KUBECTL), ("helm", fetch::go::HELM)];
+    for (name, program) in built {
+        let path = program.path();
+        if run::on_path(name).is_none()
+            && path.is_file()
+            && let Some(folder) = path.parent().map(Path::display)
+        {
+            lines.push(format!("export PATH=\"{folder}:$PATH\""));
+        }
+    }
+    lines
 }

@@ -1,12 +1,17 @@
 //! Gets what the bed runs into the cache, once, with a line of progress for each step that takes long.
 
 pub(crate) mod apt;
+pub(crate) mod go;
 pub(crate) mod maven;
 
 use std::time::Instant;
 
 use crate::error::Result;
 
+#[allow(
+    clippy::print_stderr,
+    reason = "whoever waits for minutes wants to know for what"
+)]
 /// Does something that takes long, saying so on standard error.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("testbed: {what} ...");

@@ -149,6 +149,13 @@ pub(crate) fn shared_broker() -> Broker {
     Broker::new(&layout::state().join("kafka"), layout::KAFKA_PORT)
 }
 
+/// Whether any broker of the bed runs.
+pub(crate) fn any_runs() -> Result<bool> {
+    let private = private_brokers()?;
+    let mut brokers = private.iter().map(|private| &private.broker);
+    Ok(shared_broker().pid().is_some() || brokers.any(|broker| broker.pid().is_some()))
+}
+
 /// Ends every broker of the bed, private ones of running tests included.
 pub(crate) fn remove_all() -> Result<()> {
     for private in private_brokers()? {
