@@ -3,7 +3,9 @@
 //! It takes records and times and returns values and actions. It knows no Kafka, no Kubernetes, no
 //! HTTP and no clock of its own; Kafka, the memory log, replay and tests drive the same code.
 
+pub mod audit;
 pub mod config;
+pub mod conversation;
 pub mod expr;
 pub mod fault;
 pub mod key;

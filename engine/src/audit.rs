@@ -1,0 +1,366 @@
+//! The audit of a run: what it was told, from where, and what came of it.
+//!
+//! One JSON record a run, in the agent's runs topic, keyed by the run's id, written in the run's
+//! transaction. It is what `prompts` shows and `replay` renders again. Its shape (absent parts are
+//! left out):
+//!
+//! ```json
+//! {"run": "fka7...", "agent": "shop/helper", "attempt": 1, "outcome": "Done",
+//!  "trigger": {"position": "shop.questions-0-41", "timestamp": 1764016518120, "time": 1764016518000, "key": "c1"},
+//!  "root": "shop.questions-0-41", "hops": 1,
+//!  "specHash": "9f86...", "templateHash": "60e0...",
+//!  "assembledAt": 1764016518125, "finishedAt": 1764016518600,
+//!  "slots": [{"slot": "flights", "view": "flights", "generation": "a1b2c3", "one": false,
+//!    "keys": ["HW117"], "rows": [{"key": "HW117", "position": "shop.flights-2-7", "time": 1764016517000}],
+//!    "count": 1, "omitted": 0, "missing": [], "asOf": 1764016517000, "ageSeconds": 1,
+//!    "staleSeconds": 0, "stale": false,
+//!    "covered": [{"partition": "shop.flights-2", "next": 8}], "behind": []}],
+//!  "turns": {"shown": 2, "omitted": 0},
+//!  "prompt": {"hash": "2c26...", "tokens": 812, "messages": [{"content": "...", "role": "system"}]},
+//!  "input": {"event": {}, "context": {}, "meta": {}, "conversation": [], "run": {}},
+//!  "model": {"name": "chat", "model": "gpt-4o-mini", "usage": {}, "finishReason": "stop", "answer": "..."},
+//!  "outputs": [{"output": "answer", "topic": "shop.answers", "key": "c1"}],
+//!  "failure": {"reason": "OverBudget", "message": "..."},
+//!  "values": "Full"}
+//! ```
+//!
+//! `rows` names the rows that were shown; `input` is the template input, from which the same templates
+//! give the same prompt. Times are milliseconds since the epoch. `values` says what of the content is
+//! there: `Full`; `Hashes`: neither messages, input nor answer, and keys as `sha256:` and their hash;
+//! `TooLarge`: as it was over 900 KiB, messages, input and answer are left out.
+
+use crate::config;
+use crate::fault::{Fault, Reason};
+use crate::model::{Message, Usage};
+use crate::record::{NewRecord, Position, TopicPartition};
+use crate::run::sha256;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// The largest audit record with values, in bytes; Kafka's own limit is 1 MiB with headers.
+pub const BYTES_MAX: usize = 900 * 1_024;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    Done,
+    /// `when` was false: no model was asked.
+    Skipped,
+    Failed,
+}
+
+/// What of the content an audit record holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Values {
+    #[default]
+    Full,
+    Hashes,
+    TooLarge,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub run: String,
+    /// `<namespace>/<name>`.
+    pub agent: String,
+    /// From 1; 0 for a trigger that was refused before a run of it began.
+    pub attempt: u32,
+    pub outcome: Outcome,
+    pub trigger: Trigger,
+    #[serde(with = "text")]
+    pub root: Position,
+    pub hops: u32,
+    /// SHA-256 of the agent's configuration.
+    pub spec_hash: String,
+    /// SHA-256 of the prompt's templates; absent without a prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_hash: Option<String>,
+    /// When the slots were read; absent where it did not come to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assembled_at: Option<i64>,
+    pub finished_at: i64,
+    #[serde(default)]
+    pub slots: Vec<Slot>,
+    #[serde(default)]
+    pub turns: Turns,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Prompt>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Arc<Value>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    #[serde(default)]
+    pub outputs: Vec<Written>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    pub values: Values,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trigger {
+    #[serde(with = "text")]
+    pub position: Position,
+    /// On the log, milliseconds since the epoch.
+    pub timestamp: i64,
+    /// Event time T, at which the run reads.
+    pub time: i64,
+    pub key: Option<String>,
+}
+
+/// One slot as it was read and shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    pub slot: String,
+    pub view: String,
+    pub generation: String,
+    /// One value was asked for, not a list.
+    pub one: bool,
+    pub keys: Vec<String>,
+    /// The rows shown, in their order.
+    pub rows: Vec<Row>,
+    /// Rows shown.
+    pub count: usize,
+    /// Rows read and not shown, for a budget or for being stale.
+    pub omitted: usize,
+    /// Keys asked for that held nothing.
+    pub missing: Vec<String>,
+    /// Newest event time among the rows shown.
+    pub as_of: Option<i64>,
+    /// From `asOf` to the assembly, whole seconds, rounded down; never below 0.
+    pub age_seconds: Option<i64>,
+    /// Since the view last held all that was in the log, in seconds, rounded up: 0 says that it did.
+    pub stale_seconds: i64,
+    /// Over `maxStalenessSeconds`.
+    pub stale: bool,
+    /// Per root source partition, the offset below which every record is in what was read.
+    pub covered: Vec<Covered>,
+    /// Partitions that had not been folded to their end when the run went on.
+    pub behind: Vec<Behind>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub key: String,
+    /// The source record that caused the value.
+    #[serde(with = "text")]
+    pub position: Position,
+    /// Its event time.
+    pub time: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Covered {
+    #[serde(with = "partition")]
+    pub partition: TopicPartition,
+    pub next: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Behind {
+    #[serde(with = "partition")]
+    pub partition: TopicPartition,
+    /// Up to where it was folded.
+    pub position: i64,
+    /// Up to where it should have been.
+    pub end: i64,
+}
+
+/// Turns of the conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turns {
+    pub shown: usize,
+    /// Left out for the budget, oldest first.
+    pub omitted: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prompt {
+    /// SHA-256 of the canonical JSON of the messages, hexadecimal.
+    pub hash: String,
+    pub tokens: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Arc<[Message]>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// The resource's name.
+    pub name: String,
+    /// What the provider calls it.
+    pub model: String,
+    pub usage: Usage,
+    pub finish_reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+}
+
+/// One record that the run wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    pub output: String,
+    pub topic: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub reason: Reason,
+    pub message: String,
+    /// Outputs for failed runs that failed themselves, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
+}
+
+impl From<&Fault> for Failure {
+    fn from(fault: &Fault) -> Self {
+        Self {
+            reason: fault.reason,
+            message: fault.message.clone(),
+            outputs: Vec::new(),
+        }
+    }
+}
+
+impl Record {
+    /// The record for the runs topic, with as many values as `audit` and the size allow.
+    pub fn write(
+        &self,
+        audit: config::Audit,
+        topic: &str,
+        partition: i32,
+    ) -> Result<NewRecord, serde_json::Error> {
+        let value = match audit {
+            config::Audit::Hashes => serde_json::to_vec(&self.hashed())?,
+            config::Audit::Full => {
+                let full = serde_json::to_vec(self)?;
+                if full.len() <= BYTES_MAX {
+                    full
+                } else {
+                    serde_json::to_vec(&self.without_values(Values::TooLarge))?
+                }
+            }
+        };
+        Ok(NewRecord {
+            topic: topic.to_owned(),
+            partition: Some(partition),
+            key: Some(self.run.as_bytes().to_vec()),
+            value: Some(value),
+            ..NewRecord::default()
+        })
+    }
+
+    fn without_values(&self, values: Values) -> Self {
+        let mut record = Self {
+            input: None,
+            values,
+            ..self.clone()
+        };
+        if let Some(prompt) = &mut record.prompt {
+            prompt.messages = None;
+        }
+        if let Some(model) = &mut record.model {
+            model.answer = None;
+        }
+        record
+    }
+
+    fn hashed(&self) -> Self {
+        let hash = |key: &mut String| *key = format!("sha256:{}", sha256(key.as_bytes()));
+        let mut record = self.without_values(Values::Hashes);
+        record.trigger.key.as_mut().map(hash);
+        for slot in &mut record.slots {
+            slot.keys.iter_mut().for_each(hash);
+            slot.missing.iter_mut().for_each(hash);
+            slot.rows.iter_mut().for_each(|row| hash(&mut row.key));
+        }
+        for written in &mut record.outputs {
+            hash(&mut written.key);
+        }
+        record
+    }
+
+    /// From the first slot read to the end, milliseconds.
+    pub fn duration_ms(&self) -> Option<i64> {
+        self.assembled_at.map(|from| self.finished_at - from)
+    }
+}
+
+impl Slot {
+    /// One line for people: what the slot shows and from where.
+    pub fn provenance(&self) -> String {
+        let mut line = format!("{} <- view {}", self.slot, self.view);
+        match self.rows.as_slice() {
+            [] => line.push_str(": nothing"),
+            [row] => {
+                let _ = write!(line, ": {} at {}", row.key, row.position);
+            }
+            rows => {
+                let _ = write!(line, ": {} rows", rows.len());
+                if let Some(newest) = rows.iter().max_by_key(|row| row.time) {
+                    let _ = write!(line, ", newest {} at {}", newest.key, newest.position);
+                }
+            }
+        }
+        if let Some(age) = self.age_seconds {
+            let _ = write!(line, ", {age} s old");
+        }
+        if self.omitted > 0 {
+            let _ = write!(line, ", {} omitted", self.omitted);
+        }
+        if !self.missing.is_empty() {
+            let _ = write!(line, ", {} missing", self.missing.len());
+        }
+        if self.stale_seconds > 0 {
+            let _ = write!(line, ", stale by up to {} s", self.stale_seconds);
+        }
+        line
+    }
+}
+
+/// Positions as `<topic>-<partition>-<offset>`.
+mod text {
+    use crate::record::Position;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        position: &Position,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(position)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Position, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Partitions as `<topic>-<partition>`.
+mod partition {
+    use crate::record::TopicPartition;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        partition: &TopicPartition,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(partition)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<TopicPartition, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.rsplit_once('-')
+            .and_then(|(topic, number)| Some(TopicPartition::new(topic, number.parse().ok()?)))
+            .ok_or_else(|| D::Error::custom("a partition is written <topic>-<number>"))
+    }
+}
