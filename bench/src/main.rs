@@ -1,0 +1,38 @@
+//! The benchmarks: each prints ratios of figures taken in one run, ours beside a peer or a physical limit.
+//!
+//! `cargo run --release -p headwater-bench -- fold` and `-- assemble`; README.md says what they mean.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command prints its result"
+)]
+
+mod assemble;
+mod fold;
+mod measure;
+
+use std::process::ExitCode;
+
+/// Whatever goes wrong ends the run; its message is all that matters.
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["fold"] => fold::run(),
+        ["assemble"] => assemble::run(),
+        _ => {
+            eprintln!("usage: headwater-bench fold | assemble");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headwater-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! A view as it was declared, compiled: how a record of each source becomes a change of one key.
+
+use super::origin::{self, Origin};
+use crate::config::{self, Fold, IndexKey, Input};
+use crate::expr::{Expression, Names, Variable, Variables};
+use crate::fault::{Fault, Reason};
+use crate::key::{Key, type_of};
+use crate::problem::{CompileError, reason};
+use crate::record::Record;
+use crate::source::Source;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// More `from` entries than the presence bits of a merged row hold.
+const FROM_MAX: usize = 64;
+
+/// A compiled view. Shared by all its partitions.
+#[derive(Debug)]
+pub struct Definition {
+    name: String,
+    fold: Fold,
+    input: Input,
+    state_topic: Option<String>,
+    from: Vec<From>,
+    indexes: Vec<Index>,
+    /// Bits of the `from` entries that a merged row needs to be seen.
+    required: u64,
+}
+
+#[derive(Debug)]
+struct From {
+    name: String,
+    topic: Arc<str>,
+    source: Source,
+    filter: Option<Expression>,
+    key: Option<Expression>,
+    key_reads_event: bool,
+    value: Option<Expression>,
+    delete: Option<Expression>,
+}
+
+#[derive(Debug)]
+struct Index {
+    name: String,
+    key: Expression,
+    many: bool,
+}
+
+/// What one event does to one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projected {
+    pub key: Key,
+    pub change: Change,
+    /// Event time, milliseconds.
+    pub time: i64,
+    pub origin: Origin,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    Put(Value),
+    /// The key goes; with `merge: Fields`, the fields of this source.
+    Drop,
+}
+
+impl Definition {
+    /// Compiles a view over its sources, which are found in `sources` by name.
+    ///
+    /// # Errors
+    /// Every problem with its field path: unknown sources, expressions that cannot work, indexes on a history.
+    pub fn compile(
+        view: &config::View,
+        sources: &BTreeMap<String, config::Source>,
+    ) -> Result<Arc<Self>, CompileError> {
+        let mut problems = CompileError::default();
+        if view.from.is_empty() || view.from.len() > FROM_MAX {
+            problems.add(
+                "spec.from",
+                reason::INVALID_SPEC,
+                format!("a view has 1 to {FROM_MAX} entries here, this one has {}", view.from.len()),
+            );
+        }
+        let mut from = Vec::new();
+        let mut required = 0;
+        for (place, entry) in origin::sorted(&view.from).into_iter().enumerate() {
+            let path = format!("spec.from[name={}]", entry.name);
+            if entry.required {
+                required |= 1u64.checked_shl(place as u32).unwrap_or(0);
+            }
+            from.extend(compile_from(entry, sources, &path, &mut problems));
+        }
+        let indexes = compile_indexes(view, sources, &mut problems);
+        problems.finish()?;
+        Ok(Arc::new(Self {
+            name: view.name.clone(),
+            fold: view.fold.clone(),
+            input: view.input.clone(),
+            state_topic: view.state_topic.clone(),
+            from,
+            indexes,
+            required,
+        }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn fold(&self) -> &Fold {
+        &self.fold
+    }
+
+    pub fn is_history(&self) -> bool {
+        matches!(self.fold, Fold::History { .. })
+    }
+
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+
+    pub fn state_topic(&self) -> Option<&str> {
+        self.state_topic.as_deref()
+    }
+
+    /// Topics of the sources, in the order that [`Origin::from`] counts.
+    pub fn source_topics(&self) -> impl Iterator<Item = &str> {
+        self.from.iter().map(|from| &*from.topic)
+    }
+
+    pub(super) fn source_topic(&self, from: u32) -> Option<&Arc<str>> {
+        self.from.get(from as usize).map(|from| &from.topic)
+    }
+
+    pub(super) fn required(&self) -> u64 {
+        self.required
+    }
+
+    pub(super) fn index_place(&self, name: &str) -> Option<usize> {
+        self.indexes.iter().position(|index| index.name == name)
+    }
+
+    pub(super) fn index_count(&self) -> usize {
+        self.indexes.len()
+    }
+
+    /// What a record of the `from` entry at `place` does; `None` where it does nothing.
+    ///
+    /// # Errors
+    /// The record's fault: it does not decode, an expression fails on it, it has no key.
+    pub fn project(&self, place: u32, record: &Record<'_>) -> Result<Option<Projected>, Fault> {
+        let from = self
+            .from
+            .get(place as usize)
+            .ok_or_else(|| origin::invalid("from"))?;
+        self.project_from(from, place, record)
+            .map_err(|fault| fault.at(format_args!("view '{}', from '{}'", self.name, from.name)))
+    }
+
+    fn project_from(
+        &self,
+        from: &From,
+        place: u32,
+        record: &Record<'_>,
+    ) -> Result<Option<Projected>, Fault> {
+        let event = from.source.decode(record)?;
+        // Semantics 4: a null event deletes, where its key can be told and there is something to delete.
+        if event.null {
+            if self.is_history() || from.key_reads_event {
+                return Ok(None);
+            }
+        } else if let Some(filter) = &from.filter
+            && !filter.truth(&event)?
+        {
+            return Ok(None);
+        }
+        let key = match &from.key {
+            Some(expression) => expression.key(&event)?,
+            None => event.key.clone(),
+        }
+        .ok_or_else(|| Fault::new(Reason::NullKey, "the key is null or empty"))?;
+        let dropped = event.null
+            || match &from.delete {
+                Some(delete) => delete.truth(&event)?,
+                None => false,
+            };
+        let time = event.time;
+        let change = if dropped {
+            Change::Drop
+        } else {
+            let value = match &from.value {
+                Some(expression) => expression.evaluate(&event)?,
+                None => event.value,
+            };
+            if matches!(self.fold, Fold::Latest { merge: config::Merge::Fields }) && !value.is_object()
+            {
+                return Err(Fault::new(
+                    Reason::SchemaMismatch,
+                    format!("merge: Fields needs objects, the value is {}", type_of(&value)),
+                ));
+            }
+            Change::Put(value)
+        };
+        Ok(Some(Projected {
+            key,
+            change,
+            time,
+            origin: Origin {
+                from: place,
+                partition: record.partition,
+                offset: record.offset,
+            },
+        }))
+    }
+
+    /// Under which index keys a row stands: places of the indexes with keys, each once.
+    ///
+    /// # Errors
+    /// An index expression that fails, other than on an absent field, which leaves the row out of that index.
+    pub(super) fn index_keys(&self, key: &Key, value: &Value) -> Result<BTreeSet<(usize, Key)>, Fault> {
+        let row = RowVariables { key, value };
+        let mut keys = BTreeSet::new();
+        for (place, index) in self.indexes.iter().enumerate() {
+            let found = if index.many {
+                index.key.keys(&row)
+            } else {
+                index.key.key(&row).map(|key| key.into_iter().collect())
+            };
+            match found {
+                Ok(found) => keys.extend(found.into_iter().map(|key| (place, key))),
+                Err(fault) if fault.reason == Reason::AbsentField => {}
+                Err(fault) => return Err(fault.at(format_args!("index '{}'", index.name))),
+            }
+        }
+        Ok(keys)
+    }
+}
+
+struct RowVariables<'a> {
+    key: &'a Key,
+    value: &'a Value,
+}
+
+impl Variables for RowVariables<'_> {
+    fn get(&self, name: &str) -> Option<Variable<'_>> {
+        match name {
+            "key" => Some(Variable::Text(self.key.as_str())),
+            "value" => Some(Variable::Json(self.value)),
+            _ => None,
+        }
+    }
+}
+
+fn compile_from(
+    entry: &config::From,
+    sources: &BTreeMap<String, config::Source>,
+    path: &str,
+    problems: &mut CompileError,
+) -> Option<From> {
+    let Some(source) = sources.get(&entry.source) else {
+        problems.add(
+            format!("{path}.sourceRef"),
+            reason::REFERENCE_NOT_FOUND,
+            format!("EventSource '{}' does not exist", entry.source),
+        );
+        return None;
+    };
+    let mut names = Names::new(&["event", "key", "headers", "time"]);
+    if let Some(schema) = &source.schema {
+        names = names.schema("event", schema);
+    }
+    let mut expression = |field: &str, text: &Option<String>| {
+        let text = text.as_ref()?;
+        problems.take(
+            format!("{path}.{field}"),
+            reason::INVALID_EXPRESSION,
+            Expression::compile(text, &names),
+        )
+    };
+    let filter = expression("filter", &entry.filter);
+    let key = expression("key", &entry.key);
+    let value = expression("value", &entry.value);
+    let delete = expression("delete", &entry.delete);
+    // Problems of the source itself are the source's to report; a view only needs it to work.
+    let topic = source.topic.as_str().into();
+    let source = problems.merge(Source::compile(source))?;
+    Some(From {
+        name: entry.name.clone(),
+        topic,
+        source,
+        filter,
+        key_reads_event: key.as_ref().is_some_and(|key| key.reads("event")),
+        key,
+        value,
+        delete,
+    })
+}
+
+fn compile_indexes(
+    view: &config::View,
+    sources: &BTreeMap<String, config::Source>,
+    problems: &mut CompileError,
+) -> Vec<Index> {
+    if matches!(view.fold, Fold::History { .. }) && !view.indexes.is_empty() {
+        problems.add(
+            "spec.indexes",
+            reason::INVALID_SPEC,
+            "a history has no indexes; put them on a latest view",
+        );
+    }
+    let mut names = Names::new(&["key", "value"]);
+    // What the rows look like is known where they are one source's events as they came.
+    if let [only] = view.from.as_slice()
+        && only.value.is_none()
+        && let Some(schema) = sources.get(&only.source).and_then(|source| source.schema.as_ref())
+    {
+        names = names.schema("value", schema);
+    }
+    view.indexes
+        .iter()
+        .filter_map(|index| {
+            let (field, text, many) = match &index.key {
+                IndexKey::One(text) => ("key", text, false),
+                IndexKey::Many(text) => ("keys", text, true),
+            };
+            let key = problems.take(
+                format!("spec.indexes[name={}].{field}", index.name),
+                reason::INVALID_EXPRESSION,
+                Expression::compile(text, &names),
+            )?;
+            Some(Index {
+                name: index.name.clone(),
+                key,
+                many,
+            })
+        })
+        .collect()
+}

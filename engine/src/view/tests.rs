@@ -1,0 +1,563 @@
+//! Views through their front door: configuration in, records in, rows and checkpoints out.
+
+use super::intake::Intake;
+use super::*;
+use crate::config;
+use crate::fault::Reason;
+use crate::names;
+use crate::record::{NewRecord, Record};
+use proptest::prelude::*;
+use serde_json::json;
+
+const HOUR: i64 = 3_600_000;
+
+fn sources(of: Value) -> BTreeMap<String, config::Source> {
+    of.as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, more)| {
+            let mut source = json!({
+                "name": name, "topic": format!("t.{name}"), "format": "Json", "keyFormat": "Text",
+                "schema": null, "key": null, "eventTime": null, "invalidRecords": "DeadLetter",
+            });
+            source.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            (name.clone(), serde_json::from_value(source).unwrap())
+        })
+        .collect()
+}
+
+/// A view over sources `a` and `b` as its `from` names them; entries are `{source, ...}`.
+fn compile(from: Value, fold: Value, indexes: Value) -> Arc<Definition> {
+    let from: Vec<Value> = from
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let mut full = json!({
+                "name": entry["source"], "source": null, "filter": null, "key": null, "value": null,
+                "delete": null, "required": false,
+            });
+            full.as_object_mut().unwrap().extend(entry.as_object().unwrap().clone());
+            full
+        })
+        .collect();
+    let own = from.len() > 1 || from[0]["key"].is_string();
+    let input = if own {
+        json!({"own": {"topic": "v-in"}})
+    } else {
+        json!({"source": {"topic": format!("t.{}", from[0]["source"].as_str().unwrap())}})
+    };
+    let view: config::View = serde_json::from_value(json!({
+        "name": "v", "generation": "000000", "from": from, "fold": fold, "indexes": indexes,
+        "input": input, "stateTopic": "v", "deadTopic": "v.dead",
+    }))
+    .unwrap();
+    Definition::compile(&view, &sources(json!({"a": {}, "b": {}}))).unwrap()
+}
+
+fn latest() -> Value {
+    json!({"latest": {"merge": "Replace"}})
+}
+
+fn fields() -> Value {
+    json!({"latest": {"merge": "Fields"}})
+}
+
+fn history(limit: u32, within_ms: Option<i64>) -> Value {
+    json!({"history": {"limit": limit, "withinMs": within_ms}})
+}
+
+fn new(topic: &str, key: Option<&str>, value: Option<&str>, time: i64) -> NewRecord {
+    NewRecord {
+        topic: topic.to_owned(),
+        partition: Some(0),
+        key: key.map(|key| key.as_bytes().to_vec()),
+        value: value.map(|value| value.as_bytes().to_vec()),
+        headers: Vec::new(),
+        timestamp: Some(time),
+    }
+}
+
+fn put(key: &str, value: Value, time: i64) -> NewRecord {
+    new("t.a", Some(key), Some(&value.to_string()), time)
+}
+
+/// Hands a record to `f` as the log would.
+fn with<T>(record: &NewRecord, offset: i64, f: impl FnOnce(&Record<'_>) -> T) -> T {
+    let headers: Vec<(&str, Option<&[u8]>)> = record
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_deref()))
+        .collect();
+    f(&Record {
+        topic: &record.topic,
+        partition: record.partition.unwrap_or(0),
+        offset,
+        timestamp: record.timestamp.unwrap_or(0),
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &headers,
+    })
+}
+
+fn fold_all(view: &mut View, records: &[NewRecord]) -> Vec<Folded> {
+    records
+        .iter()
+        .zip(view.partition_mut(0).next()..)
+        .map(|(record, offset)| with(record, offset, |record| view.partition_mut(0).fold(record)))
+        .collect()
+}
+
+fn folded(definition: &Arc<Definition>, records: &[NewRecord]) -> View {
+    let mut view = View::new(Arc::clone(definition));
+    let faults: Vec<Fault> = fold_all(&mut view, records)
+        .into_iter()
+        .filter_map(|folded| folded.fault)
+        .collect();
+    assert_eq!(faults, []);
+    view
+}
+
+use crate::fault::Fault;
+
+fn key(text: &str) -> Key {
+    Key::from_text(text).unwrap().unwrap()
+}
+
+fn value(view: &View, of: &str) -> Option<Value> {
+    view.get(&key(of)).map(|row| row.value)
+}
+
+/// What the intake of a view makes of records, in the order in which they are handed over.
+fn taken(definition: &Arc<Definition>, records: &[NewRecord]) -> Vec<NewRecord> {
+    let mut intake = Intake::new(Arc::clone(definition), 1).unwrap();
+    let mut offsets: BTreeMap<String, i64> = BTreeMap::new();
+    for record in records {
+        let offset = offsets.entry(record.topic.clone()).or_default();
+        let faults = with(record, *offset, |record| intake.take(record));
+        assert_eq!(faults, []);
+        *offset += 1;
+    }
+    intake.drain(true)
+}
+
+#[test]
+fn latest_keeps_the_newest_of_the_log_with_its_origin() {
+    let view = folded(
+        &compile(json!([{"source": "a"}]), latest(), json!([])),
+        &[
+            put("k", json!({"n": 1}), 50),
+            put("k", json!({"n": 2}), 10),
+            put("other", json!(7), 5),
+        ],
+    );
+    let row = view.get(&key("k")).unwrap();
+    assert_eq!(row.value, json!({"n": 2}));
+    assert_eq!(row.position.to_string(), "t.a-0-1");
+    assert_eq!(row.time, 10);
+    assert_eq!(value(&view, "other"), Some(json!(7)));
+    assert_eq!(view.keys(), 2);
+}
+
+#[test]
+fn filter_key_value_and_delete_shape_what_is_kept() {
+    let definition = compile(
+        json!([{"source": "a", "filter": "event.n > 0", "value": "{'n': event.n}", "delete": "event.n == 9"}]),
+        latest(),
+        json!([]),
+    );
+    let view = folded(
+        &definition,
+        &[
+            put("k", json!({"n": 1, "more": true}), 1),
+            put("k", json!({"n": 0}), 2),
+            put("gone", json!({"n": 2}), 3),
+            put("gone", json!({"n": 9}), 4),
+        ],
+    );
+    assert_eq!(value(&view, "k"), Some(json!({"n": 1})));
+    assert_eq!(value(&view, "gone"), None);
+}
+
+#[test]
+fn semantics_2_a_null_key_is_a_fault_and_an_index_skips_the_row() {
+    let definition = compile(
+        json!([{"source": "a"}]),
+        latest(),
+        json!([{"name": "byOwner", "key": {"one": "value.owner"}}]),
+    );
+    let mut view = View::new(definition);
+    let results = fold_all(
+        &mut view,
+        &[
+            new("t.a", None, Some("{}"), 0),
+            put("absent", json!({}), 0),
+            put("null", json!({"owner": null}), 0),
+            put("empty", json!({"owner": ""}), 0),
+            put("there", json!({"owner": "o"}), 0),
+        ],
+    );
+    assert_eq!(results[0].fault.as_ref().unwrap().reason, Reason::NullKey);
+    assert!(results[1..].iter().all(|folded| folded.changed && folded.fault.is_none()));
+    assert_eq!(view.by_index("byOwner", &key("o")).len(), 1);
+    assert_eq!(view.keys(), 4);
+}
+
+#[test]
+fn semantics_4_null_events_delete_in_latest_and_are_ignored_elsewhere() {
+    let null = new("t.a", Some("k"), None, 3);
+    let plain = compile(json!([{"source": "a"}]), latest(), json!([]));
+    let view = folded(&plain, &[put("k", json!({"id": "k"}), 1), null.clone()]);
+    assert_eq!(value(&view, "k"), None);
+
+    // The key is told from the event, which is null.
+    let keyed = compile(json!([{"source": "a", "key": "event.id"}]), latest(), json!([]));
+    let input = taken(&keyed, &[put("x", json!({"id": "k"}), 1), null.clone()]);
+    assert_eq!(value(&folded(&keyed, &input), "k"), Some(json!({"id": "k"})));
+
+    let kept = compile(json!([{"source": "a"}]), history(5, None), json!([]));
+    let view = folded(&kept, &[put("k", json!(1), 1), null]);
+    assert_eq!(view.history(&key("k"), 9).len(), 1);
+}
+
+#[test]
+fn semantics_4_with_fields_a_delete_takes_its_own_fields_and_the_row_goes_with_the_last() {
+    let definition = compile(
+        json!([{"source": "a"}, {"source": "b"}]),
+        fields(),
+        json!([]),
+    );
+    let b = |value: Option<&str>, time| new("t.b", Some("k"), value, time);
+    let records = [
+        put("k", json!({"x": 1, "y": 1}), 1),
+        b(Some(r#"{"y": 2, "z": 2}"#), 2),
+        new("t.a", Some("k"), None, 3),
+        b(None, 4),
+    ];
+    let after = |count: usize| value(&folded(&definition, &taken(&definition, &records[..count])), "k");
+    assert_eq!(after(2), Some(json!({"x": 1, "y": 2, "z": 2})));
+    assert_eq!(after(3), Some(json!({"y": 2, "z": 2})));
+    assert_eq!(after(4), None);
+}
+
+#[test]
+fn a_required_source_keeps_the_row_from_being_seen_until_it_has_something() {
+    let definition = compile(
+        json!([{"source": "a", "required": true}, {"source": "b"}]),
+        fields(),
+        json!([{"name": "byCity", "key": {"one": "value.city"}}]),
+    );
+    let records = [
+        new("t.b", Some("k"), Some(r#"{"city": "NYC"}"#), 1),
+        put("k", json!({"n": 1}), 2),
+        new("t.a", Some("k"), None, 3),
+    ];
+    let after = |count: usize| {
+        let view = folded(&definition, &taken(&definition, &records[..count]));
+        (value(&view, "k"), view.by_index("byCity", &key("NYC")).len())
+    };
+    assert_eq!(after(1), (None, 0));
+    assert_eq!(after(2), (Some(json!({"city": "NYC", "n": 1})), 1));
+    assert_eq!(after(3), (None, 0));
+}
+
+#[test]
+fn semantics_5_of_what_waits_the_oldest_event_time_goes_first_and_partitions_keep_their_order() {
+    let definition = compile(
+        json!([{"source": "a"}, {"source": "b"}]),
+        latest(),
+        json!([]),
+    );
+    let b = |value: i64, time| new("t.b", Some("k"), Some(&value.to_string()), time);
+    let input = taken(
+        &definition,
+        &[
+            put("k", json!(1), 50),
+            put("k", json!(2), 5),
+            b(3, 40),
+            b(4, 60),
+        ],
+    );
+    let values: Vec<String> = input
+        .iter()
+        .filter(|record| record.key.as_deref() != Some(names::MARK_KEY))
+        .map(|record| String::from_utf8(record.value.clone().unwrap()).unwrap())
+        .collect();
+    // 40; then 50 with 5 behind it in its partition; then 60.
+    assert_eq!(values, ["3", "1", "2", "4"]);
+}
+
+#[test]
+fn marks_of_the_input_log_say_how_far_the_sources_are_covered() {
+    let definition = compile(
+        json!([{"source": "a"}, {"source": "b"}]),
+        latest(),
+        json!([]),
+    );
+    let view = folded(
+        &definition,
+        &taken(&definition, &[put("k", json!(1), 1), put("k", json!(2), 2)]),
+    );
+    assert_eq!(view.covered("t.a", 0), 2);
+    assert_eq!(view.covered("t.b", 0), 0);
+}
+
+#[test]
+fn semantics_6_an_event_that_changes_nothing_writes_nothing() {
+    let definition = compile(json!([{"source": "a"}]), latest(), json!([]));
+    let mut view = View::new(definition);
+    let results = fold_all(
+        &mut view,
+        &[put("k", json!({"b": 1, "a": 2}), 1), put("k", json!({"a": 2, "b": 1}), 2)],
+    );
+    assert!(results[0].changed && !results[1].changed);
+    assert_eq!(view.partition_mut(0).dirty(), 1);
+}
+
+#[test]
+fn semantics_6_a_refused_event_leaves_everything_as_it_was() {
+    let definition = compile(
+        json!([{"source": "a"}]),
+        latest(),
+        json!([{"name": "byTags", "key": {"many": "value.tags.map(t, t + 'x')"}}]),
+    );
+    let mut view = View::new(definition);
+    let results = fold_all(
+        &mut view,
+        &[put("k", json!({"tags": ["p"]}), 1), put("k", json!({"tags": [1]}), 2)],
+    );
+    assert_eq!(results[1].fault.as_ref().unwrap().reason, Reason::ExpressionFailed);
+    assert_eq!(value(&view, "k"), Some(json!({"tags": ["p"]})));
+    assert_eq!(view.by_index("byTags", &key("px")).len(), 1);
+    assert_eq!(view.partition_mut(0).next(), 2);
+}
+
+#[test]
+fn histories_are_newest_first_within_limit_and_window() {
+    let definition = compile(json!([{"source": "a"}]), history(3, Some(HOUR)), json!([]));
+    let view = folded(
+        &definition,
+        &[
+            put("k", json!(1), HOUR),
+            put("k", json!(2), 3 * HOUR),
+            put("k", json!(3), 2 * HOUR + 1),
+            put("k", json!(4), 3 * HOUR),
+            put("k", json!("late"), HOUR / 2),
+        ],
+    );
+    let at = |time| -> Vec<Value> {
+        view.history(&key("k"), time).into_iter().map(|row| row.value).collect()
+    };
+    assert_eq!(at(3 * HOUR), [json!(4), json!(2), json!(3)]);
+    assert_eq!(at(3 * HOUR + 2), [json!(4), json!(2)]);
+    assert_eq!(at(5 * HOUR), [] as [Value; 0]);
+}
+
+#[test]
+fn a_value_over_the_limit_is_refused_and_the_former_kept() {
+    let definition = compile(json!([{"source": "a"}]), latest(), json!([]));
+    let mut view = View::new(definition);
+    let results = fold_all(
+        &mut view,
+        &[put("k", json!("small"), 1), put("k", json!("x".repeat(950_000)), 2)],
+    );
+    assert_eq!(results[1].fault.as_ref().unwrap().reason, Reason::TooLarge);
+    assert_eq!(value(&view, "k"), Some(json!("small")));
+}
+
+#[test]
+fn what_a_checkpoint_does_not_write_cannot_be_restored() {
+    let definition = compile(json!([{"source": "a"}]), latest(), json!([]));
+    let mut partition = Partition::new(definition, 0);
+    for bad in [
+        new("v", Some("k"), Some("1"), 0),
+        new("v", Some("\0m"), Some("{}"), 0),
+        new("v", None, Some("1"), 0),
+    ] {
+        let fault = with(&bad, 0, |record| partition.restore(record)).unwrap_err();
+        assert_eq!(fault.reason, Reason::InvalidInternalRecord);
+    }
+}
+
+/// One step of a view's life.
+#[derive(Clone, Debug)]
+enum Step {
+    Event { source: bool, key: u8, value: Option<Vec<(u8, i8)>>, time: i64 },
+    Checkpoint,
+    /// The process dies: what was not checkpointed is folded again by its successor.
+    Crash,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let event = (
+        any::<bool>(),
+        0..4u8,
+        prop::option::weighted(0.8, prop::collection::vec((0..3u8, any::<i8>()), 1..4)),
+        0..100i64,
+    )
+        .prop_map(|(source, key, value, time)| Step::Event { source, key, value, time });
+    prop::collection::vec(
+        prop_oneof![8 => event, 1 => Just(Step::Checkpoint), 1 => Just(Step::Crash)],
+        1..60,
+    )
+}
+
+fn record(source: bool, key: u8, value: Option<&[(u8, i8)]>, time: i64) -> NewRecord {
+    let value = value.map(|fields| {
+        let object: serde_json::Map<String, Value> = fields
+            .iter()
+            .map(|(name, value)| (format!("f{name}"), Value::from(*value)))
+            .collect();
+        Value::Object(object).to_string()
+    });
+    new(
+        if source { "t.a" } else { "t.b" },
+        Some(&format!("k{key}")),
+        value.as_deref(),
+        time,
+    )
+}
+
+/// Runs the steps with checkpoints and crashes, and gives the state at the end together with the input log that was folded.
+fn live(definition: &Arc<Definition>, steps: &[Step]) -> (Partition, Vec<NewRecord>) {
+    let mut intake = Intake::new(Arc::clone(definition), 1);
+    let mut offsets = [0i64; 2];
+    let mut input: Vec<NewRecord> = Vec::new();
+    let mut state_topic: Vec<NewRecord> = Vec::new();
+    let mut state = Partition::new(Arc::clone(definition), 0);
+    for step in steps {
+        match step {
+            Step::Event { source, key, value, time } => {
+                let record = record(*source, *key, value.as_deref(), *time);
+                match &mut intake {
+                    Some(intake) => {
+                        let offset = &mut offsets[usize::from(*source)];
+                        with(&record, *offset, |record| intake.take(record));
+                        *offset += 1;
+                        input.extend(intake.drain(true));
+                    }
+                    None => input.push(NewRecord { topic: "t.a".to_owned(), ..record }),
+                }
+            }
+            Step::Checkpoint => {
+                state_topic.extend(state.checkpoint());
+                state.checkpointed();
+            }
+            Step::Crash => {
+                state = Partition::new(Arc::clone(definition), 0);
+                for (record, offset) in state_topic.iter().zip(0..) {
+                    with(record, offset, |record| state.restore(record)).unwrap();
+                }
+            }
+        }
+        for (record, offset) in input.iter().zip(0..) {
+            with(record, offset, |record| state.fold(record));
+        }
+    }
+    (state, input)
+}
+
+fn check(definition: &Arc<Definition>, steps: &[Step]) -> (Partition, Vec<NewRecord>) {
+    let (lived, input) = live(definition, steps);
+    let mut whole = Partition::new(Arc::clone(definition), 0);
+    for (record, offset) in input.iter().zip(0..) {
+        with(record, offset, |record| whole.fold(record));
+    }
+    assert_eq!(lived, whole);
+    (lived, input)
+}
+
+fn contents(state: Partition) -> BTreeMap<String, Value> {
+    let mut view = View::new(compile(json!([{"source": "a"}]), latest(), json!([])));
+    view.partitions.insert(0, state);
+    let keys: Vec<Key> = view.all_keys().into_iter().cloned().collect();
+    keys.into_iter()
+        .filter_map(|key| Some((key.to_string(), view.get(&key)?.value)))
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn latest_is_a_map_whatever_crashes(steps in steps()) {
+        let definition = compile(json!([{"source": "a"}]), latest(), json!([{"name": "i", "key": {"one": "value.f0"}}]));
+        let (state, _) = check(&definition, &steps);
+        let mut model = BTreeMap::new();
+        for step in &steps {
+            if let Step::Event { key, value, .. } = step {
+                let record = record(true, *key, value.as_deref(), 0);
+                match record.value {
+                    Some(bytes) => {
+                        model.insert(format!("k{key}"), serde_json::from_slice::<Value>(&bytes).unwrap());
+                    }
+                    None => {
+                        model.remove(&format!("k{key}"));
+                    }
+                }
+            }
+        }
+        prop_assert_eq!(contents(state), model);
+    }
+
+    #[test]
+    fn merged_fields_are_those_written_last_whatever_crashes(steps in steps()) {
+        let definition = compile(json!([{"source": "a"}, {"source": "b"}]), fields(), json!([]));
+        let (state, _) = check(&definition, &steps);
+        // Each field with its writer, each key with the sources that have something.
+        let mut model: BTreeMap<String, (BTreeMap<String, (bool, Value)>, BTreeSet<bool>)> = BTreeMap::new();
+        for step in &steps {
+            if let Step::Event { source, key, value, .. } = step {
+                let (fields, present) = model.entry(format!("k{key}")).or_default();
+                match value {
+                    Some(written) => {
+                        present.insert(*source);
+                        for (name, value) in written {
+                            fields.insert(format!("f{name}"), (*source, Value::from(*value)));
+                        }
+                    }
+                    None => {
+                        present.remove(source);
+                        fields.retain(|_, (writer, _)| writer != source);
+                    }
+                }
+            }
+        }
+        let model: BTreeMap<String, Value> = model
+            .into_iter()
+            .filter(|(_, (_, present))| !present.is_empty())
+            .map(|(key, (fields, _))| {
+                (key, fields.into_iter().map(|(name, (_, value))| (name, value)).collect())
+            })
+            .collect();
+        prop_assert_eq!(contents(state), model);
+    }
+
+    #[test]
+    fn histories_hold_the_newest_whatever_crashes(steps in steps(), limit in 1..5u32) {
+        let definition = compile(json!([{"source": "a"}]), history(limit, None), json!([]));
+        let (state, _) = check(&definition, &steps);
+        let mut view = View::new(Arc::clone(&definition));
+        view.partitions.insert(0, state);
+        for wanted in 0..4u8 {
+            let mut model: Vec<(i64, usize, Value)> = steps
+                .iter()
+                .enumerate()
+                .filter_map(|(place, step)| match step {
+                    Step::Event { key, value: Some(value), time, .. } if *key == wanted => {
+                        let record = record(true, *key, Some(value), *time);
+                        Some((*time, place, serde_json::from_slice(&record.value?).ok()?))
+                    }
+                    _ => None,
+                })
+                .collect();
+            model.sort_by_key(|(time, place, _)| std::cmp::Reverse((*time, *place)));
+            model.truncate(limit as usize);
+            let rows: Vec<(i64, Value)> = view
+                .history(&key(&format!("k{wanted}")), 1_000)
+                .into_iter()
+                .map(|row| (row.time, row.value))
+                .collect();
+            let model: Vec<(i64, Value)> = model.into_iter().map(|(time, _, value)| (time, value)).collect();
+            prop_assert_eq!(rows, model);
+        }
+    }
+}
