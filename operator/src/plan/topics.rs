@@ -1,0 +1,175 @@
+//! Topics: of sources, and the internal ones of views and agents, with their configuration.
+//!
+//! Internal topics carry the broker's time (event times would expire a backfill at once) and messages up
+//! to 1 MiB. Compacted ones keep an hour of history, so that a slow restore still finds what it began with.
+
+use super::working;
+use crate::resources::{Id, Kind};
+use crate::validate::{
+    Outcome, Validation,
+    checked::{Cluster, Source},
+};
+use headwater_crds::event_source::Management;
+use headwater_engine::config::Input;
+use std::collections::BTreeMap;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 24 * HOUR_MS;
+/// Most partitions of an input log of a view's own.
+const INPUT_PARTITIONS: u32 = 64;
+
+/// How many partitions a topic has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partitions {
+    /// So many, and more when the number grows.
+    Fixed(u32),
+    /// So many at creation; a topic that is there keeps its number.
+    Initially(u32),
+    /// As many as that topic has, and more when it grows.
+    SameAs(String),
+    /// As many as the largest of these has, at most so many.
+    Largest { of: Vec<String>, at_most: u32 },
+}
+
+impl Partitions {
+    /// The number, given those of other topics; `None` while one of them is not known.
+    pub fn resolve(&self, known: impl Fn(&str) -> Option<u32>) -> Option<u32> {
+        match self {
+            Self::Fixed(count) | Self::Initially(count) => Some(*count),
+            Self::SameAs(topic) => known(topic),
+            Self::Largest { of, at_most } => {
+                let counts: Option<Vec<u32>> = of.iter().map(|topic| known(topic)).collect();
+                counts?.into_iter().max().map(|most| most.min(*at_most))
+            }
+        }
+    }
+}
+
+/// A topic that has to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    pub name: String,
+    pub owner: Id,
+    /// Name of the KafkaCluster.
+    pub cluster: String,
+    pub partitions: Partitions,
+    /// `None`: the broker's default. Only at creation.
+    pub replication_factor: Option<u32>,
+    pub config: BTreeMap<String, String>,
+    pub management: Management,
+    /// What the topic is for, for people.
+    pub why: String,
+}
+
+pub(super) fn topics(validation: &Validation) -> Vec<Topic> {
+    let mut topics = Vec::new();
+    for (name, source) in working(&validation.sources) {
+        topics.push(of_source(name, source));
+    }
+    for (name, view) in working(&validation.views) {
+        let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else { continue };
+        let internal = Internal { owner: Id::new(Kind::ContextView, name), cluster_name: &view.cluster, cluster };
+        if let Input::Own { topic } = &view.config.input {
+            let of = view
+                .sources()
+                .filter_map(|source| Some(validation.sources.get(source)?.ok()?.config.topic.clone()))
+                .collect();
+            let partitions = Partitions::Largest { of, at_most: INPUT_PARTITIONS };
+            topics.push(internal.deleted(topic, partitions, 3 * DAY_MS, "the one order that every reader folds"));
+        }
+        if let Some(state) = &view.config.state_topic {
+            let partitions = Partitions::SameAs(view.config.input.topic().to_owned());
+            topics.push(internal.compacted(state, partitions, "rows and marks, from which readers restore"));
+        }
+        topics.push(internal.dead(&view.config.dead_topic));
+    }
+    for (name, agent) in working(&validation.agents) {
+        let Some(cluster) = validation.clusters.get(&agent.cluster).and_then(Outcome::ok) else { continue };
+        let Some(trigger) = validation.sources.get(&agent.config.trigger.source).and_then(Outcome::ok) else { continue };
+        let internal = Internal { owner: Id::new(Kind::Agent, name), cluster_name: &agent.cluster, cluster };
+        let partitions = || Partitions::SameAs(trigger.config.topic.clone());
+        let own = &agent.config.topics;
+        if let Some(conversation) = &own.conversation {
+            topics.push(internal.compacted(conversation, partitions(), "turns of conversations, by the run's key"));
+        }
+        let retention = u64::from(agent.audit_retention_seconds) * 1_000;
+        topics.push(internal.deleted(&own.runs, partitions(), retention, "the audit: a record of each run"));
+        topics.push(internal.dead(&own.dead));
+    }
+    topics
+}
+
+fn of_source(name: &str, source: &Source) -> Topic {
+    let observed = source.management == Management::Observe;
+    let mut config = if observed { BTreeMap::new() } else { source.topic_config.clone() };
+    if !observed {
+        in_sync(&mut config, source.replication_factor);
+    }
+    Topic {
+        name: source.config.topic.clone(),
+        owner: Id::new(Kind::EventSource, name),
+        cluster: source.cluster.clone(),
+        partitions: source.partitions.clone(),
+        replication_factor: source.replication_factor,
+        config,
+        management: source.management,
+        why: if observed { "observed: it belongs to others" } else { "the source's events" }.to_owned(),
+    }
+}
+
+/// With three replicas, an acknowledged record is on two brokers. With fewer the broker's own setting stands.
+fn in_sync(config: &mut BTreeMap<String, String>, replication_factor: Option<u32>) {
+    if replication_factor.is_some_and(|replicas| replicas >= 3) {
+        config.entry("min.insync.replicas".to_owned()).or_insert_with(|| "2".to_owned());
+    }
+}
+
+struct Internal<'a> {
+    owner: Id,
+    cluster_name: &'a str,
+    cluster: &'a Cluster,
+}
+
+impl Internal<'_> {
+    fn compacted(&self, name: &str, partitions: Partitions, why: &str) -> Topic {
+        let config = [
+            ("cleanup.policy", "compact".to_owned()),
+            ("min.compaction.lag.ms", HOUR_MS.to_string()),
+            ("max.compaction.lag.ms", (7 * DAY_MS).to_string()),
+            ("delete.retention.ms", DAY_MS.to_string()),
+        ];
+        self.topic(name, partitions, &config, why)
+    }
+
+    fn deleted(&self, name: &str, partitions: Partitions, retention_ms: u64, why: &str) -> Topic {
+        let config = [("cleanup.policy", "delete".to_owned()), ("retention.ms", retention_ms.to_string())];
+        self.topic(name, partitions, &config, why)
+    }
+
+    fn dead(&self, name: &str) -> Topic {
+        self.deleted(name, Partitions::Fixed(1), 14 * DAY_MS, "records that were refused, with the reason")
+    }
+
+    /// Of the cluster's defaults only what does not touch what an internal topic means.
+    fn topic(&self, name: &str, partitions: Partitions, own: &[(&str, String)], why: &str) -> Topic {
+        let defaults = &self.cluster.topic_config;
+        let mut config: BTreeMap<String, String> = ["compression.type", "min.insync.replicas"]
+            .iter()
+            .filter_map(|property| Some(((*property).to_owned(), defaults.get(*property)?.clone())))
+            .collect();
+        config.insert("message.timestamp.type".to_owned(), "LogAppendTime".to_owned());
+        config.insert("max.message.bytes".to_owned(), "1048588".to_owned());
+        config.extend(own.iter().map(|(property, value)| ((*property).to_owned(), value.clone())));
+        in_sync(&mut config, self.cluster.replication_factor);
+        Topic {
+            name: name.to_owned(),
+            owner: self.owner.clone(),
+            cluster: self.cluster_name.to_owned(),
+            partitions,
+            replication_factor: self.cluster.replication_factor,
+            config,
+            management: Management::Create,
+            why: why.to_owned(),
+        }
+    }
+}

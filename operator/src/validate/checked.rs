@@ -1,0 +1,95 @@
+//! Resources that were found to work: parsed once, with defaults in place and every reference known to be good.
+//!
+//! Configurations in here name the files of Secrets as `<secret>/<key>`; [`crate::plan`] puts the
+//! directory before them where it is known where they are mounted.
+
+use crate::plan::Partitions;
+use crate::resources::SecretKey;
+use headwater_crds::{common::DeletionPolicy, event_source::Management, pod::Pod};
+use headwater_engine::config;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A KafkaCluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    pub config: config::Kafka,
+    /// Secret keys that clients of the cluster need as files.
+    pub secrets: BTreeSet<SecretKey>,
+    pub partitions: u32,
+    /// `None`: the broker's default.
+    pub replication_factor: Option<u32>,
+    pub topic_config: BTreeMap<String, String>,
+    /// Prefixes; empty: any topic.
+    pub allowed_topics: Vec<String>,
+}
+
+/// A Model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    pub config: config::Model,
+    pub secrets: BTreeSet<SecretKey>,
+}
+
+/// An EventSource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub config: config::Source,
+    /// Name of the KafkaCluster.
+    pub cluster: String,
+    pub management: Management,
+    pub partitions: Partitions,
+    pub replication_factor: Option<u32>,
+    pub topic_config: BTreeMap<String, String>,
+    pub deletion: DeletionPolicy,
+}
+
+impl Source {
+    /// Whether Kafka keeps the newest record of every key, for ever, as far as the resources say.
+    pub fn compacted(&self) -> bool {
+        self.management == Management::Create
+            && self.topic_config.get("cleanup.policy").is_some_and(|policy| policy.trim() == "compact")
+    }
+}
+
+/// A ContextView.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    pub config: config::View,
+    pub cluster: String,
+    pub replicas: u32,
+    pub pod: Pod,
+    pub deletion: DeletionPolicy,
+    /// How the view is kept and why, for people.
+    pub why: Vec<String>,
+}
+
+impl View {
+    /// Names of the sources it is folded from.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.config.from.iter().map(|from| from.source.as_str())
+    }
+}
+
+/// A ToolServer: that it is well-formed is all that this version needs of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolServer {
+    pub secrets: BTreeSet<SecretKey>,
+}
+
+/// An Agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    pub config: config::Agent,
+    pub cluster: String,
+    /// Names of all sources that its stage needs: trigger, outputs, and what its views are folded from.
+    pub sources: BTreeSet<String>,
+    /// Names of the views that its slots read.
+    pub views: BTreeSet<String>,
+    pub secrets: BTreeSet<SecretKey>,
+    pub replicas: u32,
+    pub suspend: bool,
+    pub pod: Pod,
+    pub deletion: DeletionPolicy,
+    pub audit_retention_seconds: u32,
+    pub why: Vec<String>,
+}

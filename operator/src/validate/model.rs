@@ -1,0 +1,134 @@
+//! Model: where it is, with which credentials, or by which rules it answers.
+
+use super::{Context, checked::Model, findings::{Findings, Outcome}, url};
+use crate::reason::Reason;
+use crate::resources::SecretKey;
+use headwater_crds::{self as crds, common::Header};
+use headwater_engine::config;
+use std::collections::BTreeSet;
+
+/// Fields of a request that are Headwater's to set.
+const RESERVED_PARAMETERS: [&str; 4] = ["model", "messages", "tools", "stream"];
+
+pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> Outcome<Model> {
+    let mut findings = Findings::default();
+    let spec = &model.spec;
+    let mut secrets = BTreeSet::new();
+    findings.not_supported(spec.anthropic.is_some(), "spec.anthropic", "the Messages API", "use openAI with a compatible endpoint");
+    findings.not_supported(spec.limits.as_ref().is_some_and(|limits| *limits != Default::default()), "spec.limits", "a limit over all replicas", "bound the load with the agents' concurrency and replicas");
+    findings.not_supported(spec.fallback_model_ref.is_some(), "spec.fallbackModelRef", "a fallback model", "put a gateway that falls back behind openAI.baseURL");
+    if [spec.openai.is_some(), spec.anthropic.is_some(), spec.scripted.is_some()].iter().filter(|set| **set).count() != 1 {
+        findings.problem(Reason::InvalidSpec, "spec", "set exactly one of openAI, anthropic and scripted");
+    }
+    for parameter in spec.parameters.keys() {
+        if RESERVED_PARAMETERS.contains(&parameter.as_str()) {
+            findings.problem(
+                Reason::NotAllowed,
+                format!("spec.parameters.{parameter}"),
+                format!("Headwater sets '{parameter}' itself; leave it out of parameters"),
+            );
+        }
+    }
+    if spec.max_output_tokens >= spec.context_window_tokens {
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec.maxOutputTokens",
+            format!(
+                "maxOutputTokens ({}) leaves no room for a prompt in contextWindowTokens ({}); make it smaller",
+                spec.max_output_tokens, spec.context_window_tokens
+            ),
+        );
+    }
+    let provider = match (&spec.openai, &spec.scripted) {
+        (Some(openai), _) => Some(open_ai(context, &mut findings, &mut secrets, openai)),
+        (None, Some(scripted)) => Some(self::scripted(&mut findings, scripted)),
+        (None, None) => None,
+    };
+    if spec.openai.is_some() && spec.model.is_none() {
+        findings.problem(Reason::InvalidSpec, "spec.model", "say which model to ask for, as the server calls it, e.g. gpt-4o-mini");
+    }
+    let config = provider.map(|provider| config::Model {
+        name: name.to_owned(),
+        provider,
+        model: spec.model_name().to_owned(),
+        parameters: spec.parameters.clone(),
+        context_window_tokens: spec.context_window_tokens,
+        max_output_tokens: spec.max_output_tokens,
+        request_timeout_ms: u64::from(spec.request_timeout_seconds) * 1_000,
+        retry: config::Retry {
+            max_attempts: spec.retry.max_attempts,
+            initial_backoff_ms: u64::from(spec.retry.initial_backoff_milliseconds),
+            max_backoff_ms: u64::from(spec.retry.max_backoff_milliseconds),
+        },
+    });
+    findings.finish(config.map(|config| Model { config, secrets }))
+}
+
+fn open_ai(
+    context: &Context<'_>,
+    findings: &mut Findings,
+    secrets: &mut BTreeSet<SecretKey>,
+    openai: &crds::model::OpenAi,
+) -> config::Provider {
+    let known = &context.resources.secrets;
+    let encrypted = url::url(findings, "spec.openAI.baseURL", &openai.base_url);
+    let api_key = openai.api_key_secret_key_ref.as_ref().map(|key| SecretKey::new(&key.name, &key.key));
+    if let Some(key) = &api_key {
+        findings.secret("spec.openAI.apiKeySecretKeyRef", key, known);
+        secrets.insert(key.clone());
+    }
+    for parameter in openai.query.keys() {
+        url::credential_parameter(findings, &format!("spec.openAI.query[{parameter}]"), parameter);
+    }
+    secrets.extend(url::headers(findings, "spec.openAI.headers", &openai.headers, known));
+    if !encrypted && !secrets.is_empty() {
+        findings.warn(
+            Reason::UnencryptedCredential,
+            "spec.openAI.baseURL",
+            "the credentials cross the network unencrypted; use an https:// URL",
+        );
+    }
+    config::Provider::OpenAi {
+        base_url: openai.base_url.clone(),
+        api_key_file: api_key.map(|key| key.file()),
+        headers: openai.headers.iter().filter_map(header).collect(),
+        query: openai.query.clone(),
+    }
+}
+
+fn header(header: &Header) -> Option<config::HttpHeader> {
+    let value = match (&header.value, &header.secret_key_ref) {
+        (Some(value), _) => config::HttpHeaderValue::Text(value.clone()),
+        (None, Some(key)) => config::HttpHeaderValue::File(SecretKey::new(&key.name, &key.key).file()),
+        (None, None) => return None,
+    };
+    Some(config::HttpHeader { name: header.name.clone(), value })
+}
+
+fn scripted(findings: &mut Findings, scripted: &crds::model::Scripted) -> config::Provider {
+    if scripted.rules.is_empty() {
+        findings.problem(Reason::InvalidSpec, "spec.scripted.rules", "give at least one rule, e.g. {reply: \"Hello\"}");
+    }
+    let mut rules = Vec::new();
+    for (index, rule) in scripted.rules.iter().enumerate() {
+        let path = format!("spec.scripted.rules[{index}]");
+        findings.not_supported(!rule.tool_calls.is_empty(), format!("{path}.toolCalls"), "calling tools", "let the rule give a reply");
+        if rule.reply.is_none() && rule.error.is_none() && rule.tool_calls.is_empty() {
+            findings.problem(Reason::InvalidSpec, &path, "a rule answers with reply or with error; set one of them");
+        }
+        let error = rule.error.as_ref().and_then(|error| match u16::try_from(error.status) {
+            Ok(status) => Some(config::RuleError { status, times: error.times }),
+            Err(_) => {
+                findings.problem(Reason::InvalidSpec, format!("{path}.error.status"), "an HTTP status is from 400 to 599");
+                None
+            }
+        });
+        rules.push(config::Rule {
+            when: rule.when.clone(),
+            reply: rule.reply.clone(),
+            error,
+            delay_ms: u64::from(rule.delay_milliseconds),
+        });
+    }
+    config::Provider::Scripted { rules }
+}
