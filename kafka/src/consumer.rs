@@ -1,0 +1,415 @@
+//! A consumer that hands over borrowed records, can be woken, and leaves rebalances to its caller.
+//!
+//! rdkafka's own `poll` gives one allocation a record, panics on a header name that is no UTF-8, cannot
+//! be woken, and answers a rebalance before its caller can commit. So this one serves librdkafka's queue itself.
+//!
+//! It never blocks inside librdkafka: a callback says that something arrived, and `poll` waits for that or
+//! for its waker. What arrived may be a commit marker only; then `poll` returns with nothing, since the
+//! position moved.
+
+use crate::Context;
+use crate::native::{Owned, text};
+use rdkafka::bindings as sys;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::borrow::Cow;
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A record in librdkafka's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub offset: i64,
+    /// Milliseconds since the epoch; -1 if absent.
+    pub timestamp: i64,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    /// Bytes of a name that are no UTF-8 are replaced (U+FFFD).
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebalance {
+    Assign,
+    Revoke,
+    /// Revoked without a chance to commit.
+    Lost,
+}
+
+/// What `poll` hands over.
+#[derive(Debug)]
+pub enum Event<'a> {
+    Message(Message<'a>),
+    /// To be answered with [`Consumer::assign_more`] or [`Consumer::unassign`]; the last event of its poll.
+    Rebalance(Rebalance, Vec<(String, i32)>),
+    /// `partition` where the error is of one.
+    Error {
+        code: RDKafkaErrorCode,
+        fatal: bool,
+        reason: String,
+        partition: Option<(String, i32)>,
+    },
+}
+
+/// Set by librdkafka's threads and by wakers.
+#[derive(Debug, Default)]
+struct Arrivals {
+    flags: Mutex<Flags>,
+    condition: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    arrived: bool,
+    woken: bool,
+}
+
+impl Arrivals {
+    fn set(&self, change: impl FnOnce(&mut Flags)) {
+        change(&mut self.flags.lock().unwrap_or_else(PoisonError::into_inner));
+        self.condition.notify_all();
+    }
+
+    fn take(&self) -> Flags {
+        std::mem::take(&mut *self.flags.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn wait(&self, most: Duration) {
+        let flags = self.flags.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self
+            .condition
+            .wait_timeout_while(flags, most, |flags| !flags.arrived && !flags.woken);
+    }
+}
+
+/// Room for a record's headers, used again for each.
+#[derive(Default)]
+struct Room {
+    names: Vec<Cow<'static, str>>,
+    values: Vec<Option<&'static [u8]>>,
+}
+
+pub struct Consumer {
+    // Before the client, which has to outlive it.
+    queue: Owned<sys::rd_kafka_queue_t>,
+    base: BaseConsumer<Context>,
+    arrivals: Arc<Arrivals>,
+}
+
+impl Consumer {
+    /// The configuration has to name a group, even for a consumer that never joins it.
+    ///
+    /// # Errors
+    /// librdkafka's, for a configuration that it does not take.
+    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        let mut base: BaseConsumer<Context> = config.create_with_context(Context::default())?;
+        let arrivals = Arc::<Arrivals>::default();
+        let told = Arc::clone(&arrivals);
+        base.set_nonempty_callback(move || told.set(|flags| flags.arrived = true));
+        // SAFETY: the client lives; the handle returned is ours to destroy.
+        let queue = unsafe {
+            Owned::new(
+                sys::rd_kafka_queue_get_consumer(base.client().native_ptr()),
+                sys::rd_kafka_queue_destroy,
+            )
+        };
+        let queue = queue.ok_or_else(|| {
+            rdkafka::error::KafkaError::ClientCreation("a consumer needs a group.id".to_owned())
+        })?;
+        Ok(Self {
+            queue,
+            base,
+            arrivals,
+        })
+    }
+
+    /// For what rdkafka offers safely: subscriptions, pauses, committed offsets. Never its `poll`.
+    pub fn base(&self) -> &BaseConsumer<Context> {
+        &self.base
+    }
+
+    /// Makes the poll under way return, or else the next one.
+    pub fn waker(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let arrivals = Arc::clone(&self.arrivals);
+        Arc::new(move || arrivals.set(|flags| flags.woken = true))
+    }
+
+    /// Hands over at most `limit` events, waiting at most `wait` for the first. Returns how many: 0 where
+    /// woken, and where something arrived that is no event but may have moved a position.
+    pub fn poll(&self, wait: Duration, limit: usize, on: &mut dyn FnMut(Event<'_>)) -> usize {
+        let deadline = Instant::now() + wait;
+        loop {
+            let before = self.arrivals.take();
+            let count = self.drain(limit, on);
+            if count > 0 || before.arrived || before.woken {
+                return count;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return 0;
+            }
+            self.arrivals.wait(left);
+        }
+    }
+
+    fn drain(&self, limit: usize, on: &mut dyn FnMut(Event<'_>)) -> usize {
+        let mut room = Room::default();
+        let mut count = 0;
+        while count < limit {
+            // SAFETY: the queue lives as long as `self`; the event returned is ours to destroy.
+            let event = unsafe {
+                Owned::new(
+                    sys::rd_kafka_queue_poll(self.queue.pointer(), 0),
+                    sys::rd_kafka_event_destroy,
+                )
+            };
+            let Some(event) = event else { break };
+            // SAFETY: the event lives.
+            match unsafe { sys::rd_kafka_event_type(event.pointer()) } {
+                sys::RD_KAFKA_EVENT_FETCH => {
+                    count += usize::from(show(&event, &mut room, on));
+                }
+                sys::RD_KAFKA_EVENT_REBALANCE => {
+                    let (kind, partitions) = self.rebalance(&event);
+                    on(Event::Rebalance(kind, partitions));
+                    count += 1;
+                    self.arrivals.set(|flags| flags.arrived = true);
+                    break;
+                }
+                sys::RD_KAFKA_EVENT_ERROR => count += usize::from(self.error(&event, on)),
+                sys::RD_KAFKA_EVENT_LOG => forward_log(&event),
+                // Statistics and acknowledgements of commits: neither is asked for.
+                _ => {}
+            }
+        }
+        if count == limit {
+            // The callback tells of an empty queue that fills, and this one may not be empty.
+            self.arrivals.set(|flags| flags.arrived = true);
+        }
+        count
+    }
+
+    fn rebalance(&self, event: &Owned<sys::rd_kafka_event_t>) -> (Rebalance, Vec<(String, i32)>) {
+        // SAFETY: the event lives; its list is read during this call and belongs to the event.
+        let (assign, partitions) = unsafe {
+            let error = sys::rd_kafka_event_error(event.pointer());
+            let list = sys::rd_kafka_event_topic_partition_list(event.pointer());
+            let assign = error == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+            (assign, partitions(list))
+        };
+        let kind = if assign {
+            Rebalance::Assign
+        } else if self.base.assignment_lost() {
+            Rebalance::Lost
+        } else {
+            Rebalance::Revoke
+        };
+        (kind, partitions)
+    }
+
+    /// Whether it was handed over.
+    fn error(&self, event: &Owned<sys::rd_kafka_event_t>, on: &mut dyn FnMut(Event<'_>)) -> bool {
+        // SAFETY: the event lives; the partition returned is ours to destroy, and read before.
+        let (code, fatal, reason, partition) = unsafe {
+            let code = RDKafkaErrorCode::from(sys::rd_kafka_event_error(event.pointer()));
+            let fatal = sys::rd_kafka_event_error_is_fatal(event.pointer()) != 0;
+            let reason = text(sys::rd_kafka_event_error_string(event.pointer()));
+            let partition = Owned::new(
+                sys::rd_kafka_event_topic_partition(event.pointer()),
+                sys::rd_kafka_topic_partition_destroy,
+            );
+            let partition = partition.map(|it| {
+                let it = &*it.pointer();
+                (text(it.topic), it.partition)
+            });
+            (code, fatal, reason, partition)
+        };
+        if code == RDKafkaErrorCode::NoError || code == RDKafkaErrorCode::PartitionEOF {
+            return false;
+        }
+        self.base.context().failed(code, &reason);
+        on(Event::Error {
+            code,
+            fatal,
+            reason,
+            partition,
+        });
+        true
+    }
+
+    /// Answers an assignment. Partitions given here begin at their offset; those of the group that are not
+    /// given stay unread until they are, with another call.
+    ///
+    /// # Errors
+    /// librdkafka's.
+    pub fn assign_more(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.base.incremental_assign(&positions(partitions)?)
+    }
+
+    /// Answers a revocation: of the partitions those that [`Consumer::assign_more`] was called for.
+    ///
+    /// # Errors
+    /// librdkafka's.
+    pub fn unassign(&self, partitions: &[(&str, i32)]) -> KafkaResult<()> {
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        self.base.incremental_unassign(&list)
+    }
+
+    /// Replaces an assignment by hand.
+    ///
+    /// # Errors
+    /// librdkafka's.
+    pub fn assign(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.base.assign(&positions(partitions)?)
+    }
+
+    /// The offset after the last record or marker that was handed over or passed; `None` before the first.
+    pub fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(topic, partition);
+        // SAFETY: client and list live during the call.
+        unsafe { sys::rd_kafka_position(self.base.client().native_ptr(), list.ptr()) };
+        match list.elements().first()?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+}
+
+fn positions(partitions: &[(&str, i32, i64)]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition, offset) in partitions {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    Ok(list)
+}
+
+/// # Safety
+/// `list` is null or a list that lives during the call.
+unsafe fn partitions(list: *const sys::rd_kafka_topic_partition_list_t) -> Vec<(String, i32)> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: not null, and alive by this function's contract; `elems` holds `cnt` elements.
+    unsafe {
+        let count = usize::try_from((*list).cnt).unwrap_or(0);
+        (0..count)
+            .map(|index| {
+                let it = &*(*list).elems.add(index);
+                (text(it.topic), it.partition)
+            })
+            .collect()
+    }
+}
+
+/// Shows the record of a fetch event; whether there was one.
+fn show(
+    event: &Owned<sys::rd_kafka_event_t>,
+    room: &mut Room,
+    on: &mut dyn FnMut(Event<'_>),
+) -> bool {
+    // SAFETY: the event lives until after this function; its message, with topic, key, value and headers,
+    // lives as long as the event. Nothing of it leaves: `room` is emptied at the end.
+    unsafe {
+        let message = sys::rd_kafka_event_message_next(event.pointer());
+        let Some(it) = message.as_ref() else {
+            return false;
+        };
+        let topic = CStr::from_ptr(sys::rd_kafka_topic_name(it.rkt)).to_bytes();
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        let timestamp = sys::rd_kafka_message_timestamp(message, &raw mut kind);
+        let mut list = std::ptr::null_mut();
+        let found = sys::rd_kafka_message_headers(message, &raw mut list);
+        if found == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            read_headers(list, room);
+        }
+        let headers: Vec<(&str, Option<&[u8]>)> = room
+            .names
+            .iter()
+            .zip(&room.values)
+            .map(|(name, value)| (&**name, *value))
+            .collect();
+        on(Event::Message(Message {
+            topic: std::str::from_utf8(topic).unwrap_or_default(),
+            partition: it.partition,
+            offset: it.offset,
+            timestamp,
+            key: bytes(it.key, it.key_len),
+            value: bytes(it.payload, it.len),
+            headers: &headers,
+        }));
+        drop(headers);
+        room.names.clear();
+        room.values.clear();
+    }
+    true
+}
+
+/// # Safety
+/// `list` lives longer than what is put into `room`.
+unsafe fn read_headers(list: *const sys::rd_kafka_headers_t, room: &mut Room) {
+    for index in 0.. {
+        let mut name: *const c_char = std::ptr::null();
+        let mut value = std::ptr::null();
+        let mut length = 0;
+        // SAFETY: the list lives; the places for the answers are ours.
+        let found = unsafe {
+            sys::rd_kafka_header_get_all(
+                list,
+                index,
+                &raw mut name,
+                &raw mut value,
+                &raw mut length,
+            )
+        };
+        if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return;
+        }
+        // SAFETY: name and value live as long as the list.
+        unsafe {
+            room.names.push(CStr::from_ptr(name).to_string_lossy());
+            room.values.push(bytes(value, length));
+        }
+    }
+}
+
+/// `None` for null.
+///
+/// # Safety
+/// `start` is null or the first of `length` bytes that live for `'a`.
+unsafe fn bytes<'a>(start: *const std::ffi::c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: by this function's contract.
+    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast(), length) })
+}
+
+fn forward_log(event: &Owned<sys::rd_kafka_event_t>) {
+    let mut facility: *const c_char = std::ptr::null();
+    let mut message: *const c_char = std::ptr::null();
+    let mut level: c_int = 0;
+    // SAFETY: the event lives, and so do the texts, which are copied here.
+    unsafe {
+        if sys::rd_kafka_event_log(
+            event.pointer(),
+            &raw mut facility,
+            &raw mut message,
+            &raw mut level,
+        ) == 0
+        {
+            let level = match level {
+                ..=3 => RDKafkaLogLevel::Error,
+                4 => RDKafkaLogLevel::Warning,
+                5 => RDKafkaLogLevel::Notice,
+                _ => RDKafkaLogLevel::Debug,
+            };
+            crate::context::log(level, text(facility).trim(), text(message).trim());
+        }
+    }
+}
