@@ -57,6 +57,8 @@ pub enum Reason {
     TooManyHops,
     /// A run was not finished in its time.
     TimedOut,
+    /// The run broke off the process that ran it, or its own task.
+    Crashed,
 }
 
 impl fmt::Display for Reason {

@@ -8,5 +8,6 @@ pub mod clock;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod model;
 pub mod secret;
 pub mod stage_file;

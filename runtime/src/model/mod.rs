@@ -7,12 +7,10 @@
 
 mod client;
 mod open_ai;
-mod scripted;
 mod sse;
 
 pub use client::Client;
 pub use open_ai::OpenAi;
-pub use scripted::Scripted;
 
 use crate::backoff::Random;
 use crate::clock::Clock;
@@ -143,7 +141,7 @@ pub fn for_config(
             query,
             Arc::clone(&clock),
         )?),
-        config::Provider::Scripted { rules } => Box::new(Scripted::new(&config.name, rules)?),
+        config::Provider::Scripted { .. } => return Err(SetupError::Rules { model: config.name.clone(), reason: String::new() }),
     };
     Ok(Arc::new(Client::new(
         config,

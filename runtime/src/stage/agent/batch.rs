@@ -1,0 +1,363 @@
+//! What finished runs come to, on its way into the log.
+//!
+//! One batch is under way at a time. It holds a finished prefix of each partition, and stays as it is
+//! until its fate is known; only partitions that were lost are taken out. A record that the log refuses
+//! fails its run alone: then the run's failure is written instead.
+
+use super::super::Error;
+use super::super::committer::{Committer, Outcome};
+use super::super::life::Life;
+use super::Setup;
+use super::driver::Active;
+use super::window::Prefix;
+use crate::log::{self, Committed, GroupReader};
+use crate::metrics;
+use crate::observe::Happening;
+use headwater_engine::agent::{Completion, Trigger};
+use headwater_engine::audit;
+use headwater_engine::fault::{Fault, Reason};
+use headwater_engine::record::{NewRecord, TopicPartition};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs in one transaction.
+const RUNS: usize = 500;
+/// Offsets that no run moved are committed so often.
+const OFFSETS_EVERY: Duration = Duration::from_secs(1);
+
+/// A run that ended, or a record that never became one.
+pub(super) struct Finished {
+    completion: Completion,
+    /// Absent for a record that was refused.
+    trigger: Option<Arc<Trigger>>,
+    arrived: Instant,
+    /// How often the log refused one of its records.
+    refusals: u32,
+}
+
+impl Finished {
+    pub(super) fn new(
+        completion: Completion,
+        trigger: Option<Arc<Trigger>>,
+        arrived: Instant,
+    ) -> Self {
+        Self {
+            completion,
+            trigger,
+            arrived,
+            refusals: 0,
+        }
+    }
+}
+
+struct Batch {
+    parts: BTreeMap<i32, Prefix<Finished>>,
+    records: Vec<NewRecord>,
+    /// Partition, and place in its prefix, of the run that each record is of.
+    owners: Vec<(i32, usize)>,
+}
+
+impl Batch {
+    fn new(mut parts: BTreeMap<i32, Prefix<Finished>>) -> Self {
+        let (mut records, mut owners) = (Vec::new(), Vec::new());
+        for (number, prefix) in &mut parts {
+            for (place, finished) in prefix.runs.iter_mut().enumerate() {
+                let of = std::mem::take(&mut finished.completion.records);
+                owners.extend(of.iter().map(|_| (*number, place)));
+                records.extend(of);
+            }
+        }
+        Self {
+            parts,
+            records,
+            owners,
+        }
+    }
+
+    fn remove_records(&mut self, which: impl Fn((i32, usize)) -> bool) {
+        let owners = std::mem::take(&mut self.owners);
+        let mut kept = owners.iter().map(|owner| !which(*owner));
+        self.records.retain(|_| kept.next().unwrap_or(true));
+        self.owners = owners.into_iter().filter(|owner| !which(*owner)).collect();
+    }
+}
+
+pub(super) struct Batches {
+    setup: Arc<Setup>,
+    life: Arc<Life>,
+    committer: Committer,
+    topic: Arc<str>,
+    pending: Option<Batch>,
+    /// When offsets that no run moved are committed.
+    offsets_at: Instant,
+}
+
+impl Batches {
+    pub(super) fn new(setup: Arc<Setup>, life: Arc<Life>, id: String, topic: &str) -> Self {
+        let services = &setup.context.services;
+        let committer = Committer::new(
+            Arc::clone(&services.log),
+            Arc::clone(&life),
+            id,
+            Arc::clone(&services.metrics),
+            metrics::Stage {
+                kind: "agent",
+                name: setup.config.name.clone(),
+            },
+        );
+        Self {
+            setup,
+            life,
+            committer,
+            topic: topic.into(),
+            pending: None,
+            offsets_at: Instant::now(),
+        }
+    }
+
+    pub(super) fn open(&mut self) -> log::Result<()> {
+        self.committer.open()
+    }
+
+    /// Something is under way whose fate is not known yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Runs under way into the log.
+    pub(super) fn len(&self) -> usize {
+        let parts = self.pending.iter().flat_map(|batch| batch.parts.values());
+        parts.map(|prefix| prefix.runs.len()).sum()
+    }
+
+    /// When there will be something to do though nothing happens.
+    pub(super) fn due_at<'a>(&self, actives: impl Iterator<Item = &'a Active>) -> Option<Instant> {
+        if self.pending.is_some() {
+            return Some(self.committer.retry_at().unwrap_or_else(Instant::now));
+        }
+        let mut actives = actives;
+        actives
+            .any(|active| active.window.idle_offset().is_some())
+            .then_some(self.offsets_at)
+    }
+
+    /// The first offsets of a new agent. Where it fails it is asked for again.
+    pub(super) fn first_offsets(
+        &mut self,
+        group: &mut dyn GroupReader,
+        offsets: &[(TopicPartition, Committed)],
+    ) -> Result<(), Error> {
+        self.committer.commit(group, &[], offsets)?;
+        self.committer.forget();
+        Ok(())
+    }
+
+    /// Commits whatever is finished.
+    pub(super) fn commit(
+        &mut self,
+        group: &mut dyn GroupReader,
+        actives: &mut BTreeMap<i32, &mut Active>,
+    ) -> Result<(), Error> {
+        loop {
+            if self.pending.is_some() {
+                let due = self.committer.retry_at().is_none_or(|at| at <= Instant::now());
+                if !due || !self.send(group, actives)? {
+                    return Ok(());
+                }
+            }
+            let idle = Instant::now() >= self.offsets_at;
+            if !self.gather(actives, idle) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Commits everything, offsets too. True where nothing is left.
+    pub(super) fn flush(
+        &mut self,
+        group: &mut dyn GroupReader,
+        actives: &mut BTreeMap<i32, &mut Active>,
+    ) -> Result<bool, Error> {
+        self.offsets_at = Instant::now();
+        self.commit(group, actives)?;
+        Ok(self.pending.is_none())
+    }
+
+    /// Makes the next batch. False where there is nothing for one.
+    fn gather(&mut self, actives: &mut BTreeMap<i32, &mut Active>, idle: bool) -> bool {
+        let mut room = RUNS;
+        let mut parts = BTreeMap::new();
+        for (number, active) in actives.iter_mut() {
+            if let Some(prefix) = active.window.take(room) {
+                room -= prefix.runs.len();
+                parts.insert(*number, prefix);
+            }
+        }
+        if parts.is_empty() && !idle {
+            return false;
+        }
+        for (number, active) in actives.iter() {
+            if let Some(next) = active.window.idle_offset() {
+                parts.entry(*number).or_insert(Prefix {
+                    runs: Vec::new(),
+                    keys: Vec::new(),
+                    next,
+                });
+            }
+        }
+        if parts.is_empty() {
+            return false;
+        }
+        self.pending = Some(Batch::new(parts));
+        true
+    }
+
+    /// True where the batch is committed.
+    fn send(
+        &mut self,
+        group: &mut dyn GroupReader,
+        actives: &mut BTreeMap<i32, &mut Active>,
+    ) -> Result<bool, Error> {
+        loop {
+            let Some(batch) = &self.pending else { return Ok(true) };
+            let offsets: Vec<_> = batch
+                .parts
+                .iter()
+                .map(|(number, prefix)| {
+                    let committed = Committed {
+                        offset: prefix.next,
+                        metadata: String::new(),
+                    };
+                    (TopicPartition::new(Arc::clone(&self.topic), *number), committed)
+                })
+                .collect();
+            match self.committer.commit(group, &batch.records, &offsets)? {
+                Outcome::Committed => break,
+                Outcome::Later => return Ok(false),
+                Outcome::Refused { index, reason } => self.refused(index, &reason),
+            }
+        }
+        let Some(batch) = self.pending.take() else { return Ok(true) };
+        self.offsets_at = Instant::now() + OFFSETS_EVERY;
+        for (number, prefix) in batch.parts {
+            let Some(active) = actives.get_mut(&number) else { continue };
+            active.window.committed(prefix.next, &prefix.keys);
+            for finished in prefix.runs {
+                if let (Some(store), Some(turn)) = (&mut active.store, finished.completion.turn.clone()) {
+                    store.apply(turn);
+                }
+                self.tell(&finished);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts a run's failure in the place of what cannot be written; where not even that can be, the
+    /// dead letter without its value, and then nothing: the original stays where it is.
+    fn refused(&mut self, index: usize, reason: &str) {
+        let Some(batch) = &mut self.pending else { return };
+        let Some(owner) = batch.owners.get(index).copied() else { return };
+        let run = batch.parts.get_mut(&owner.0).and_then(|prefix| prefix.runs.get_mut(owner.1));
+        let Some(finished) = run else { return };
+        finished.refusals += 1;
+        tracing::error!(index, reason, refusals = finished.refusals, "a record was refused");
+        match (finished.refusals, finished.trigger.clone()) {
+            (1, Some(trigger)) => {
+                let fault = Fault::new(Reason::OutputFailed, reason);
+                let now_ms = self.setup.context.services.clock.now_ms();
+                let mut failed = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms);
+                let records = std::mem::take(&mut failed.records);
+                finished.completion = failed;
+                batch.remove_records(|of| of == owner);
+                batch.owners.extend(records.iter().map(|_| owner));
+                batch.records.extend(records);
+            }
+            (1 | 2, _) if batch.records[index].value.take().is_some() => {}
+            _ => {
+                batch.records.remove(index);
+                batch.owners.remove(index);
+            }
+        }
+    }
+
+    pub(super) fn drop_partition(&mut self, number: i32) {
+        let Some(batch) = &mut self.pending else { return };
+        if batch.parts.remove(&number).is_none() {
+            return;
+        }
+        batch.remove_records(|(partition, _)| partition == number);
+        if batch.parts.is_empty() {
+            self.pending = None;
+            self.committer.forget();
+        }
+    }
+
+    fn tell(&self, finished: &Finished) {
+        let services = &self.setup.context.services;
+        let record = &finished.completion.summary;
+        let (agent, took) = (&self.setup.config.name, finished.arrived.elapsed());
+        let label = metrics::Run {
+            agent: agent.clone(),
+            outcome: format!("{:?}", record.outcome),
+        };
+        services.metrics.runs.get_or_create(&label).inc();
+        services
+            .metrics
+            .run_seconds
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
+        let stale = record.slots.iter().any(|slot| !slot.behind.is_empty());
+        if stale {
+            let label = metrics::Agent {
+                agent: agent.clone(),
+            };
+            services.metrics.stale_barriers.get_or_create(&label).inc();
+            self.life.board.update(|status| status.stale_runs += 1);
+        }
+        tracing::info!(
+            agent,
+            run = %record.run,
+            outcome = ?record.outcome,
+            trigger = %record.trigger.position,
+            milliseconds = took.as_millis(),
+            stale,
+            "run finished"
+        );
+        if record.outcome == audit::Outcome::Failed && finished.trigger.is_some() {
+            self.tell_failure(record);
+        }
+        services.observer.tell(|| Happening::RunFinished {
+            agent: agent.clone(),
+            record: Arc::clone(record),
+            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+
+    fn tell_failure(&self, record: &audit::Record) {
+        let (reason, message) = match &record.failure {
+            Some(failure) => (failure.reason.to_string(), failure.message.clone()),
+            None => return,
+        };
+        let context = &self.setup.context;
+        tracing::warn!(run = %record.run, reason, message, "run failed");
+        context
+            .services
+            .metrics
+            .dead_letters
+            .get_or_create(&metrics::Refusal {
+                kind: "agent",
+                name: context.name.clone(),
+                reason: reason.clone(),
+            })
+            .inc();
+        self.life.board.update(|status| status.dead_letters += 1);
+        context.services.observer.tell(|| Happening::DeadLetter {
+            kind: context.kind,
+            name: context.name.clone(),
+            position: record.trigger.position.clone(),
+            reason,
+            message,
+        });
+    }
+}

@@ -1,0 +1,91 @@
+//! The agent stage: takes triggers from a group, holds the views that its slots read, runs, and commits.
+//!
+//! Two threads: one folds the views ([`super::held`]), one owns the group, the window of unfinished
+//! triggers and the transactions ([`driver`]). Runs are tasks ([`run`]). What a run is, from context to
+//! output, is the engine's.
+
+mod batch;
+mod driver;
+mod run;
+mod start;
+mod window;
+
+use super::held::{Folder, Held};
+use super::{Context, Error, Parts};
+use crate::model::{self, Model};
+use driver::Driver;
+use headwater_engine::agent::Agent;
+use headwater_engine::config;
+use headwater_engine::view::Definition;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What every run of the agent needs.
+struct Setup {
+    context: Arc<Context>,
+    config: config::Agent,
+    agent: Agent,
+    model: Option<Arc<dyn Model>>,
+    held: Arc<Held>,
+    freshness_wait: Duration,
+    attempt_timeout: Duration,
+}
+
+impl Setup {
+    /// Topics that the agent writes.
+    fn own_topics(&self) -> Vec<String> {
+        let topics = &self.config.topics;
+        let outputs = self.config.outputs.iter().map(|output| output.topic.clone());
+        [topics.runs.clone(), topics.dead.clone()]
+            .into_iter()
+            .chain(topics.conversation.clone())
+            .chain(outputs)
+            .collect()
+    }
+}
+
+/// Compiles the agent and says which loops its stage has.
+pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Parts, Error> {
+    let agent = Agent::compile(&context.config)?;
+    let mut definitions = BTreeMap::new();
+    for name in agent.views() {
+        let Some(view) = context.config.views.get(name) else {
+            return Err(Error::UnknownView {
+                view: name.to_owned(),
+            });
+        };
+        let definition = Definition::compile(view, &context.config.sources)?;
+        definitions.insert(name.to_owned(), (view.clone(), definition));
+    }
+    let services = &context.services;
+    let model = match &config.model {
+        None => None,
+        Some(model) => Some(match services.models.get(&model.name) {
+            Some(given) => Arc::clone(given),
+            None => model::for_config(
+                model,
+                Arc::clone(&services.clock),
+                Arc::clone(&services.metrics),
+            )?,
+        }),
+    };
+    let held = Arc::new(Held::new(definitions));
+    let setup = Arc::new(Setup {
+        context: Arc::clone(context),
+        config: config.clone(),
+        agent,
+        model,
+        held: Arc::clone(&held),
+        freshness_wait: Duration::from_millis(config.freshness_wait_ms),
+        attempt_timeout: Duration::from_millis(config.delivery.attempt_timeout_ms),
+    });
+    let folding = Arc::clone(context);
+    Ok(vec![
+        (
+            "views",
+            Box::new(move |life| Folder::new(folding, life, held).run()),
+        ),
+        ("runs", Box::new(move |life| Driver::start(setup, life))),
+    ])
+}

@@ -1,0 +1,224 @@
+//! One run, as a task: barrier, context, model, outputs; with attempts until it is done or given up.
+//!
+//! It changes nothing: what it comes to is handed to the driver, which commits it. So a run that is
+//! dropped half way, because its partition left or the process ended, has not happened.
+
+use super::Setup;
+use crate::backoff::{Backoff, Random};
+use crate::metrics;
+use crate::observe::Happening;
+use crate::stage::ends::{Answer, Ends};
+use crate::stage::held::Found;
+use headwater_engine::agent::{
+    Assembly, Behind, Completion, Context, Freshness, Ready, Trigger, ViewFreshness,
+};
+use headwater_engine::config::OnFailure;
+use headwater_engine::conversation::Past;
+use headwater_engine::fault::{Fault, Reason};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+const BACKOFF: Backoff = Backoff {
+    initial: Duration::from_millis(250),
+    max: Duration::from_secs(30),
+};
+
+/// One trigger, and what it is run with.
+pub(super) struct Run {
+    pub(super) setup: Arc<Setup>,
+    pub(super) trigger: Arc<Trigger>,
+    pub(super) past: Past,
+    pub(super) ends: Answer,
+    pub(super) random: Arc<Random>,
+}
+
+/// How a run ended.
+pub(super) enum Ended {
+    /// To be committed: done, skipped, or failed for good.
+    Complete(Box<Completion>),
+    /// Failed for good, and the partition is to stand still.
+    Stop(Fault),
+    /// The stage ends; nothing is known.
+    Cancelled,
+}
+
+/// A failed attempt.
+struct Failure {
+    fault: Fault,
+    ready: Option<Box<Ready>>,
+    /// Another attempt may go better.
+    again: bool,
+    /// Asked for by the provider.
+    wait: Duration,
+}
+
+impl Failure {
+    fn new(fault: Fault, ready: Option<Box<Ready>>) -> Self {
+        Self {
+            again: may_pass(fault.reason),
+            fault,
+            ready,
+            wait: Duration::ZERO,
+        }
+    }
+}
+
+/// Faults that lie in the trigger or the configuration stay as they are; those of the context and the
+/// model may not.
+fn may_pass(reason: Reason) -> bool {
+    !matches!(reason, Reason::TooManyHops | Reason::TemplateFailed)
+}
+
+impl Run {
+    pub(super) async fn run(self) -> Ended {
+        let Ok(ends) = self.ends.clone().await else {
+            return Ended::Cancelled;
+        };
+        let delivery = &self.setup.config.delivery;
+        let mut attempt = 1;
+        loop {
+            let deadline = Instant::now() + self.setup.attempt_timeout;
+            let failure = match self.attempt(attempt, &ends, deadline).await {
+                Ok(completion) => return Ended::Complete(Box::new(completion)),
+                Err(failure) => failure,
+            };
+            if !failure.again || attempt >= delivery.max_attempts.max(1) {
+                return self.give_up(&failure, attempt);
+            }
+            self.tell_retry(attempt, &failure.fault);
+            sleep(BACKOFF.after(attempt, &self.random).max(failure.wait.min(BACKOFF.max))).await;
+            attempt += 1;
+        }
+    }
+
+    async fn attempt(
+        &self,
+        attempt: u32,
+        ends: &Ends,
+        deadline: Instant,
+    ) -> Result<Completion, Failure> {
+        let setup = &self.setup;
+        let clock = &setup.context.services.clock;
+        let freshness = self.barrier(ends, deadline).await;
+        let context = Context {
+            views: &*setup.held,
+            conversation: &self.past,
+            freshness: &freshness,
+            assembled_at: clock.now_ms(),
+            attempt,
+        };
+        let ready = match setup.agent.assemble(&self.trigger, &context) {
+            Ok(Assembly::Ready(ready)) => ready,
+            Ok(Assembly::Skipped(skipped)) => {
+                return Ok(setup.agent.skip(&self.trigger, &skipped, clock.now_ms()));
+            }
+            Err(fault) => return Err(Failure::new(fault, None)),
+        };
+        let reply = match (&setup.model, setup.agent.request(&self.trigger, &ready)) {
+            (Some(model), Some(request)) => {
+                let answer = timeout_at(deadline, model.answer(&request, deadline)).await;
+                match answer {
+                    Ok(Ok(reply)) => Some(reply),
+                    Ok(Err(error)) => {
+                        return Err(Failure {
+                            fault: Fault::new(Reason::ModelFailed, error.to_string()),
+                            ready: Some(ready.into()),
+                            again: error.is_transient(),
+                            wait: error.retry_after().unwrap_or_default(),
+                        });
+                    }
+                    Err(_) => {
+                        let message = format!(
+                            "the attempt took longer than {} ms",
+                            setup.attempt_timeout.as_millis()
+                        );
+                        let fault = Fault::new(Reason::TimedOut, message);
+                        return Err(Failure::new(fault, Some(ready.into())));
+                    }
+                }
+            }
+            _ => None,
+        };
+        setup
+            .agent
+            .complete(&self.trigger, &ready, reply.as_ref(), clock.now_ms())
+            .map_err(|fault| Failure::new(fault, Some(ready.into())))
+    }
+
+    /// Until the views hold what was in the log when the trigger arrived, or the wait is over.
+    async fn barrier(&self, ends: &Ends, deadline: Instant) -> Freshness {
+        let setup = &self.setup;
+        let services = &setup.context.services;
+        let started = Instant::now();
+        let until = (started + setup.freshness_wait).min(deadline);
+        let found = setup
+            .held
+            .barrier(ends, until, || services.clock.now_ms())
+            .await;
+        let label = metrics::Agent {
+            agent: setup.config.name.clone(),
+        };
+        services
+            .metrics
+            .barrier_wait_seconds
+            .get_or_create(&label)
+            .observe(started.elapsed().as_secs_f64());
+        freshness(found)
+    }
+
+    fn give_up(&self, failure: &Failure, attempts: u32) -> Ended {
+        let delivery = &self.setup.config.delivery;
+        if delivery.on_failure == OnFailure::Stop {
+            return Ended::Stop(failure.fault.clone());
+        }
+        let finished_at = self.setup.context.services.clock.now_ms();
+        Ended::Complete(Box::new(self.setup.agent.fail(
+            &self.trigger,
+            failure.ready.as_deref(),
+            &failure.fault,
+            attempts,
+            finished_at,
+        )))
+    }
+
+    fn tell_retry(&self, attempt: u32, fault: &Fault) {
+        let (agent, run) = (&self.setup.config.name, &self.trigger.run);
+        tracing::info!(agent, run = %run, attempt, reason = %fault.reason, message = fault.message, "attempt failed");
+        let services = &self.setup.context.services;
+        let label = metrics::Agent {
+            agent: agent.clone(),
+        };
+        services.metrics.run_retries.get_or_create(&label).inc();
+        services.observer.tell(|| Happening::RunRetried {
+            agent: agent.clone(),
+            run: run.to_string(),
+            attempt,
+            reason: fault.reason.to_string(),
+            message: fault.message.clone(),
+        });
+    }
+}
+
+fn freshness(found: BTreeMap<String, Found>) -> Freshness {
+    let view = |found: Found| ViewFreshness {
+        covered: found.covered,
+        stale_ms: found.stale_ms,
+        behind: found
+            .behind
+            .into_iter()
+            .map(|behind| Behind {
+                partition: behind.partition,
+                position: behind.covered,
+                end: behind.end,
+            })
+            .collect(),
+    };
+    Freshness {
+        views: found
+            .into_iter()
+            .map(|(name, found)| (name, view(found)))
+            .collect(),
+    }
+}

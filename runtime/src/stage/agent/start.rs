@@ -1,0 +1,130 @@
+//! Where an agent begins, and what it takes over with a partition.
+//!
+//! A new agent's first offsets are fixed once, for all partitions together, by the owner of the first
+//! one, and committed before any run: a restart does not move them, and a partition added later is read
+//! from its beginning. Where the agent has run before and the group has no offsets any more, nothing is
+//! guessed.
+
+use super::super::life::Life;
+use super::super::reading::{persist, to_end};
+use super::super::{Error, Stall};
+use super::Setup;
+use crate::log::{Committed, GroupReader, Log};
+use headwater_engine::config::StartFrom;
+use headwater_engine::conversation::{Limits, Store};
+use headwater_engine::fault::Fault;
+use headwater_engine::record::TopicPartition;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Where the group stands.
+pub(super) enum Found {
+    /// The next offset of each partition that was asked for.
+    Offsets(HashMap<TopicPartition, i64>),
+    /// A new agent: these are to be committed, then asked again.
+    New(Vec<(TopicPartition, Committed)>),
+    /// A new agent, whose first offsets another replica fixes: ask again.
+    NotYet,
+}
+
+/// Waits until a predecessor's transactions are decided, so that what is read afterwards is complete.
+pub(super) fn find(
+    setup: &Setup,
+    life: &Life,
+    group: &mut dyn GroupReader,
+    topic: &str,
+    partitions: i32,
+    assigned: &[TopicPartition],
+) -> Result<Found, Error> {
+    let log = &*setup.context.services.log;
+    let topic: Arc<str> = topic.into();
+    let all: Vec<TopicPartition> = (0..partitions)
+        .map(|partition| TopicPartition::new(Arc::clone(&topic), partition))
+        .collect();
+    let committed = persist(life, "committed offsets", || group.committed(&all))?;
+    if committed.values().any(Option::is_some) {
+        let offset = |partition: &TopicPartition| match committed.get(partition) {
+            Some(Some(committed)) => committed.offset,
+            _ => 0,
+        };
+        return Ok(Found::Offsets(
+            assigned
+                .iter()
+                .map(|partition| (partition.clone(), offset(partition)))
+                .collect(),
+        ));
+    }
+    if !assigned.iter().any(|partition| partition.partition == 0) {
+        return Ok(Found::NotYet);
+    }
+    refuse_lost_positions(setup, life, log)?;
+    let bounds = persist(life, "watermarks", || log.watermarks(&all))?;
+    let first = all
+        .into_iter()
+        .map(|partition| {
+            let offset = bounds.get(&partition).map_or(0, |bounds| {
+                match setup.config.trigger.start_from {
+                    StartFrom::Latest => bounds.high,
+                    StartFrom::Earliest => bounds.low,
+                }
+            });
+            let committed = Committed {
+                offset,
+                metadata: String::new(),
+            };
+            (partition, committed)
+        })
+        .collect();
+    Ok(Found::New(first))
+}
+
+fn refuse_lost_positions(setup: &Setup, life: &Life, log: &dyn Log) -> Result<(), Error> {
+    let topic = &setup.config.topics.runs;
+    let counts = super::super::reading::partitions(log, life, std::slice::from_ref(topic))?;
+    let runs: Vec<TopicPartition> = (0..counts.first().copied().unwrap_or(0))
+        .map(|partition| TopicPartition::new(topic.as_str(), partition))
+        .collect();
+    let ends = persist(life, "ends", || log.ends(&runs))?;
+    if ends.iter().all(|end| *end == 0) {
+        return Ok(());
+    }
+    Err(Error::Stalled(Stall {
+        reason: "PositionsLost",
+        at: String::new(),
+        message: format!(
+            "the agent has run before (see topic '{topic}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume"
+        ),
+    }))
+}
+
+/// Reads what a partition's conversations came to, up to now.
+pub(super) fn take_over(
+    setup: &Setup,
+    life: &Life,
+    partition: i32,
+) -> Result<Option<Store>, Error> {
+    let (Some(config), Some(topic)) = (
+        &setup.config.conversation,
+        &setup.config.topics.conversation,
+    ) else {
+        return Ok(None);
+    };
+    let mut store = Store::new(Limits::of(config));
+    let partition = TopicPartition::new(topic.as_str(), partition);
+    let mut bad: Option<Fault> = None;
+    to_end(
+        &*setup.context.services.log,
+        life,
+        std::slice::from_ref(&partition),
+        &mut |_| {},
+        &mut |record| {
+            if let Err(fault) = store.restore(record) {
+                bad.get_or_insert(fault.at(record.position()));
+            }
+        },
+    )?;
+    match bad {
+        Some(fault) => Err(Error::Stalled(Stall::state(&partition, &fault))),
+        None => Ok(Some(store)),
+    }
+}

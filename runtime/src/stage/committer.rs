@@ -1,0 +1,174 @@
+//! Commits a batch, records and offsets in one transaction, whatever it takes.
+//!
+//! A batch stays what it is until its fate is known: after an abort it is sent again as it stands, and
+//! where it is not known whether it was committed, a new writer under the same id ends the old
+//! transaction and the group's offsets tell. So no batch is applied twice, and none is lost.
+//! Waiting between tries is the caller's: its loop has to go on polling.
+
+use super::Error;
+use super::life::Life;
+use crate::backoff::{Backoff, Random};
+use crate::log::{self, Committed, GroupReader, Log, Transactional};
+use crate::metrics::{self, Metrics};
+use headwater_engine::record::{NewRecord, TopicPartition};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const BACKOFF: Backoff = Backoff {
+    initial: Duration::from_millis(10),
+    max: Duration::from_secs(2),
+};
+
+pub(super) struct Committer {
+    log: Arc<dyn Log>,
+    life: Arc<Life>,
+    id: String,
+    writer: Option<Box<dyn Transactional>>,
+    /// The batch at hand may have been committed.
+    in_doubt: bool,
+    failures: u32,
+    retry_at: Option<Instant>,
+    random: Random,
+    metrics: Arc<Metrics>,
+    label: metrics::Stage,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Outcome {
+    Committed,
+    /// Not committed, or not known: the same batch again, not before [`Committer::retry_at`].
+    Later,
+    /// The record of this index can never be written; nothing was committed.
+    Refused { index: usize, reason: String },
+}
+
+impl Committer {
+    pub(super) fn new(
+        log: Arc<dyn Log>,
+        life: Arc<Life>,
+        id: String,
+        metrics: Arc<Metrics>,
+        label: metrics::Stage,
+    ) -> Self {
+        Self {
+            log,
+            life,
+            id,
+            writer: None,
+            in_doubt: false,
+            failures: 0,
+            retry_at: None,
+            random: Random::unseeded(),
+            metrics,
+            label,
+        }
+    }
+
+    /// When the batch that could not be committed may be tried again; `None`: now.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        group: &mut dyn GroupReader,
+        records: &[NewRecord],
+        offsets: &[(TopicPartition, Committed)],
+    ) -> Result<Outcome, Error> {
+        let started = Instant::now();
+        let tried = self.attempt(group, records, offsets);
+        match tried {
+            Ok(()) => {
+                self.failures = 0;
+                self.retry_at = None;
+                self.in_doubt = false;
+                self.life.board.solved("KafkaUnavailable", &self.id);
+                self.life.board.moved();
+                self.metrics
+                    .transaction_commit_seconds
+                    .get_or_create(&self.label)
+                    .observe(started.elapsed().as_secs_f64());
+                Ok(Outcome::Committed)
+            }
+            Err(log::Error::Refused { index, topic, reason }) => {
+                self.in_doubt = false;
+                Ok(Outcome::Refused {
+                    index,
+                    reason: format!("topic '{topic}': {reason}"),
+                })
+            }
+            Err(error) => self.later(error),
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        group: &mut dyn GroupReader,
+        records: &[NewRecord],
+        offsets: &[(TopicPartition, Committed)],
+    ) -> log::Result<()> {
+        if self.writer.is_none() {
+            self.writer = Some(self.log.transactional(&self.id)?);
+        }
+        if self.in_doubt && is_committed(group, offsets)? {
+            return Ok(());
+        }
+        self.in_doubt = false;
+        if records.is_empty() && offsets.is_empty() {
+            return Ok(());
+        }
+        let metadata = group.metadata()?;
+        match &mut self.writer {
+            Some(writer) => writer.transact(records, Some((&metadata, offsets))),
+            None => Ok(()),
+        }
+    }
+
+    fn later(&mut self, error: log::Error) -> Result<Outcome, Error> {
+        match &error {
+            log::Error::Fenced { .. } | log::Error::Fatal { .. } => return Err(error.into()),
+            log::Error::Undecided { .. } => {
+                self.in_doubt = true;
+                self.writer = None;
+            }
+            log::Error::Abort { .. } => {}
+            _ => self.life.board.problem("KafkaUnavailable", &self.id, error.to_string()),
+        }
+        self.metrics
+            .transaction_aborts
+            .get_or_create(&self.label)
+            .inc();
+        self.failures += 1;
+        let wait = BACKOFF.after(self.failures, &self.random);
+        self.retry_at = Some(Instant::now() + wait);
+        tracing::warn!(id = self.id, error = %error, wait_ms = wait.as_millis(), "transaction is tried again");
+        Ok(Outcome::Later)
+    }
+
+    /// The batch at hand is given up, its partitions being another's now. Where it may have been committed,
+    /// the next [`Committer::open`] ends its transaction.
+    pub(super) fn forget(&mut self) {
+        self.in_doubt = false;
+        self.retry_at = None;
+        self.failures = 0;
+    }
+
+    /// Opens the writer now, so that what a predecessor left open is ended before anything is read.
+    pub(super) fn open(&mut self) -> log::Result<()> {
+        if self.writer.is_none() {
+            self.writer = Some(self.log.transactional(&self.id)?);
+        }
+        Ok(())
+    }
+}
+
+fn is_committed(
+    group: &mut dyn GroupReader,
+    offsets: &[(TopicPartition, Committed)],
+) -> log::Result<bool> {
+    let partitions: Vec<_> = offsets.iter().map(|(partition, _)| partition.clone()).collect();
+    let found = group.committed(&partitions)?;
+    Ok(offsets.iter().all(|(partition, ours)| {
+        matches!(found.get(partition), Some(Some(theirs)) if theirs.offset >= ours.offset)
+    }))
+}

@@ -1,0 +1,171 @@
+//! Reading what is there: topics that must exist, and a partition from its start to its end.
+//!
+//! Used before a partition is taken over: whatever was committed before the call is handed over by it.
+//! Calls to Kafka that fail for now are tried again until they succeed or the stage ends.
+
+use super::Error;
+use super::life::Life;
+use crate::backoff::{Backoff, Random};
+use crate::log::{self, Isolation, Log, Start};
+use headwater_engine::record::{Record, TopicPartition};
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+const BACKOFF: Backoff = Backoff {
+    initial: Duration::from_millis(50),
+    max: Duration::from_secs(2),
+};
+const POLL: Duration = Duration::from_secs(1);
+
+/// Repeats `call` while Kafka does not answer.
+pub(super) fn persist<T>(
+    life: &Life,
+    what: &str,
+    mut call: impl FnMut() -> log::Result<T>,
+) -> Result<T, Error> {
+    let random = Random::unseeded();
+    for failures in 1.. {
+        match call() {
+            Err(error @ log::Error::Unavailable { .. }) => {
+                life.board
+                    .problem("KafkaUnavailable", what, error.to_string());
+                life.wait(BACKOFF.after(failures, &random));
+            }
+            other => {
+                life.board.solved("KafkaUnavailable", what);
+                return Ok(other?);
+            }
+        }
+        if life.stopping() {
+            break;
+        }
+    }
+    Err(Error::Ended)
+}
+
+/// Partition counts of topics, in the order given, once all of them exist.
+pub(super) fn partitions(
+    log: &dyn Log,
+    life: &Life,
+    topics: &[String],
+) -> Result<Vec<i32>, Error> {
+    let random = Random::unseeded();
+    for failures in 1.. {
+        let found = persist(life, "topics", || log.topics(topics))?;
+        let mut counts = Vec::new();
+        for (topic, info) in topics.iter().zip(found) {
+            match info {
+                Some(info) => {
+                    counts.push(info.partitions);
+                    life.board.solved("MissingTopic", topic);
+                }
+                None => life.board.problem(
+                    "MissingTopic",
+                    topic,
+                    format!("topic '{topic}' does not exist; the stage waits for it"),
+                ),
+            }
+        }
+        if counts.len() == topics.len() {
+            return Ok(counts);
+        }
+        life.wait(BACKOFF.after(failures, &random));
+        if life.stopping() {
+            break;
+        }
+    }
+    Err(Error::Ended)
+}
+
+/// Every committed record of the partitions, from the start up to the high watermark as it was at the
+/// call. `progress` is told the share that was read, in percent.
+pub(super) fn to_end(
+    log: &dyn Log,
+    life: &Life,
+    partitions: &[TopicPartition],
+    progress: &mut dyn FnMut(u8),
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<(), Error> {
+    let marks = persist(life, "watermarks", || log.watermarks(partitions))?;
+    let mut left: HashMap<&TopicPartition, (i64, i64)> = partitions
+        .iter()
+        .filter_map(|partition| {
+            let mark = marks.get(partition)?;
+            (mark.high > mark.low).then_some((partition, (mark.low, mark.high)))
+        })
+        .collect();
+    let total: i64 = left.values().map(|(low, high)| high - low).sum();
+    if left.is_empty() {
+        progress(100);
+        return Ok(());
+    }
+    let mut reader = log.reader(Isolation::ReadCommitted)?;
+    life.woken_by(reader.waker());
+    let begin: Vec<_> = left
+        .keys()
+        .map(|partition| ((*partition).clone(), Start::Earliest))
+        .collect();
+    reader.assign(&begin)?;
+    let mut done = 0;
+    loop {
+        reader.poll(POLL, on)?;
+        if life.stopping() {
+            return Err(Error::Ended);
+        }
+        left.retain(|partition, (low, high)| {
+            let reached = reader.position(partition).unwrap_or(*low) >= *high;
+            if reached {
+                done += *high - *low;
+            }
+            !reached
+        });
+        let under_way: i64 = left
+            .iter()
+            .map(|(partition, (low, _))| reader.position(partition).unwrap_or(*low) - low)
+            .sum();
+        let percent = (done + under_way).max(0) * 100 / total.max(1);
+        progress(u8::try_from(percent).unwrap_or(100).min(100));
+        if left.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Work on threads of their own whose results come back to the loop that asked for them.
+pub(super) struct Errands<T> {
+    sender: Sender<T>,
+    receiver: Receiver<T>,
+}
+
+impl<T: Send + 'static> Errands<T> {
+    pub(super) fn new() -> Self {
+        let (sender, receiver) = channel();
+        Self { sender, receiver }
+    }
+
+    /// # Errors
+    /// When no thread can be started.
+    pub(super) fn send(
+        &self,
+        name: &str,
+        wake: log::Waker,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(), Error> {
+        let sender = self.sender.clone();
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                // The loop may be gone; then nobody needs the result.
+                let _ = sender.send(work());
+                wake();
+            })
+            .map_err(Error::Thread)?;
+        Ok(())
+    }
+
+    pub(super) fn back(&self) -> impl Iterator<Item = T> + '_ {
+        self.receiver.try_iter()
+    }
+}

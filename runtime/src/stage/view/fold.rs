@@ -1,0 +1,568 @@
+//! The fold of a view stage: reads the input log in a group, and writes checkpoints.
+//!
+//! A checkpoint is one transaction: the last value of each key that changed, the mark, the dead letters
+//! of bad records, and the group's offsets. Where to go on is the mark's word, not the group's: the
+//! offsets are there for others to see, and fence a zombie. Partitions about to leave are checkpointed;
+//! of lost ones nothing is kept, their new owner folds them again.
+
+use super::super::committer::{Committer, Outcome};
+use super::super::life::Life;
+use super::super::reading::{Errands, persist, to_end};
+use super::super::status::{Part, Processed};
+use super::super::rebalance::Rebalance;
+use super::super::{Context, DRAIN, Error, Stall};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
+use crate::metrics;
+use crate::observe::Happening;
+use headwater_engine::config::InvalidRecords;
+use headwater_engine::fault::{Fault, dead_letter};
+use headwater_engine::names::{self, Owner};
+use headwater_engine::record::{NewRecord, Record, TopicPartition};
+use headwater_engine::view::{Definition, Partition};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const EVERY: Duration = Duration::from_secs(5);
+const KEYS: usize = 20_000;
+const BYTES: usize = 16 << 20;
+const IDLE: Duration = Duration::from_secs(10);
+
+pub(super) struct Fold {
+    context: Arc<Context>,
+    life: Arc<Life>,
+    view: headwater_engine::config::View,
+    definition: Arc<Definition>,
+    state_topic: String,
+    /// What becomes of a record that cannot be folded.
+    invalid: InvalidRecords,
+    committer: Committer,
+    errands: Errands<(i32, Result<Taken, Error>)>,
+    owned: BTreeMap<i32, Owned>,
+    pending: Option<Batch>,
+    joined: bool,
+    label: metrics::Held,
+}
+
+enum Owned {
+    /// Being read from the state topic, or stalled: nothing is folded.
+    Waiting,
+    Folding(Box<Folding>),
+}
+
+struct Taken {
+    partition: Partition,
+    start: Start,
+    /// Caught up once it gets here.
+    target: i64,
+}
+
+struct Folding {
+    partition: Partition,
+    dead: Vec<NewRecord>,
+    /// Of the records folded since the last checkpoint.
+    bytes: usize,
+    /// When the first change that no checkpoint holds was made.
+    since: Option<Instant>,
+    target: i64,
+    stopped: bool,
+}
+
+/// A checkpoint under way; kept as it is until it is known to be committed.
+struct Batch {
+    started: Instant,
+    keys: usize,
+    parts: BTreeMap<i32, (Vec<NewRecord>, i64)>,
+}
+
+impl Fold {
+    pub(super) fn new(
+        context: Arc<Context>,
+        life: Arc<Life>,
+        view: headwater_engine::config::View,
+        definition: Arc<Definition>,
+        state_topic: String,
+    ) -> Self {
+        let invalid = context.invalid_records(&view);
+        let group = fold_group(&context, &view);
+        let committer = Committer::new(
+            Arc::clone(&context.services.log),
+            Arc::clone(&life),
+            names::member(&group, context.ordinal),
+            Arc::clone(&context.services.metrics),
+            metrics::Stage {
+                kind: "view",
+                name: view.name.clone(),
+            },
+        );
+        let label = metrics::Held {
+            kind: "view",
+            name: view.name.clone(),
+            view: view.name.clone(),
+        };
+        Self {
+            context,
+            life,
+            definition,
+            state_topic,
+            invalid,
+            committer,
+            errands: Errands::new(),
+            owned: BTreeMap::new(),
+            pending: None,
+            joined: false,
+            label,
+            view,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        let group = fold_group(&self.context, &self.view);
+        let log = Arc::clone(&self.context.services.log);
+        persist(&self.life, "transactional id", || self.committer.open())?;
+        let mut group = persist(&self.life, "group", || {
+            log.group(GroupOptions {
+                member: names::member(&group, self.context.ordinal),
+                group: group.clone(),
+                topics: vec![self.view.input.topic().to_owned()],
+            })
+        })?;
+        self.life.woken_by(group.waker());
+        while !self.life.stopping() {
+            self.turn(&mut *group)?;
+        }
+        if self.life.abandoned() {
+            return Ok(());
+        }
+        self.finish(&mut *group)?;
+        Ok(group.leave()?)
+    }
+
+    fn turn(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        let mut rebalance = Rebalance::default();
+        let mut stopped = Vec::new();
+        let mut folded = Counts::default();
+        group.poll(self.wait(), &mut |event| match event {
+            GroupEvent::Record(record) => {
+                if self.fold(record, &mut folded) {
+                    stopped.push(TopicPartition::new(record.topic, record.partition));
+                }
+            }
+            event => rebalance.note(&event),
+        })?;
+        if !stopped.is_empty() {
+            group.pause(&stopped)?;
+        }
+        self.count(&folded);
+        for partition in &rebalance.lost {
+            self.drop_partition(partition.partition);
+        }
+        self.begin(group, &rebalance.assigned)?;
+        self.taken(group)?;
+        self.positions(group);
+        if !rebalance.revoked.is_empty() {
+            let revoked: BTreeSet<i32> = rebalance.revoked.iter().map(|p| p.partition).collect();
+            self.checkpoint(group, |partition| revoked.contains(&partition))?;
+            for partition in revoked {
+                self.drop_partition(partition);
+            }
+        }
+        self.joined |= rebalance.any;
+        if self.due() {
+            self.checkpoint(group, |_| true)?;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// True where the partition has to stand still at this record.
+    fn fold(&mut self, record: &Record<'_>, counts: &mut Counts) -> bool {
+        let Some(Owned::Folding(folding)) = self.owned.get_mut(&record.partition) else {
+            return false;
+        };
+        if folding.stopped || record.offset < folding.partition.next() {
+            return false;
+        }
+        let folded = folding.partition.fold(record);
+        counts.records += 1;
+        counts.changes += usize::from(folded.changed);
+        folding.bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        folding.since.get_or_insert_with(Instant::now);
+        let Some(fault) = folded.fault else { return false };
+        match self.invalid {
+            InvalidRecords::DeadLetter => {
+                folding
+                    .dead
+                    .push(dead_letter(record, &fault, &self.view.dead_topic));
+                self.context.dead_letter(&self.life, record, &fault);
+                false
+            }
+            InvalidRecords::Skip => {
+                self.context.skipped(&self.life, record, &fault);
+                false
+            }
+            InvalidRecords::Stop => {
+                // Never checkpointed again, so that a restart comes back to this record.
+                folding.stopped = true;
+                self.context.stopped(&self.life, record, &fault);
+                true
+            }
+        }
+    }
+
+    fn begin(&mut self, group: &mut dyn GroupReader, assigned: &[TopicPartition]) -> Result<(), Error> {
+        if assigned.is_empty() {
+            return Ok(());
+        }
+        // Asked before the state is read: a predecessor's transaction is decided by then.
+        persist(&self.life, "committed offsets", || group.committed(assigned))?;
+        for partition in assigned {
+            self.owned.insert(partition.partition, Owned::Waiting);
+            let take = Take {
+                context: Arc::clone(&self.context),
+                life: Arc::clone(&self.life),
+                definition: Arc::clone(&self.definition),
+                input: partition.clone(),
+                state: TopicPartition::new(self.state_topic.as_str(), partition.partition),
+            };
+            self.errands.send("restore", group.waker(), move || {
+                (take.input.partition, take.run())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn taken(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        let back: Vec<_> = self.errands.back().collect();
+        for (number, taken) in back {
+            // It may have left again while it was read.
+            if !matches!(self.owned.get(&number), Some(Owned::Waiting)) {
+                continue;
+            }
+            let taken = match taken {
+                Ok(taken) => taken,
+                Err(Error::Stalled(stall)) => {
+                    stall.tell(&self.life);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let partition = TopicPartition::new(self.view.input.topic(), number);
+            group.start(&partition, taken.start)?;
+            let folding = Folding {
+                partition: taken.partition,
+                dead: Vec::new(),
+                bytes: 0,
+                since: None,
+                target: taken.target,
+                stopped: false,
+            };
+            self.owned.insert(number, Owned::Folding(Box::new(folding)));
+        }
+        Ok(())
+    }
+
+    /// Past control records, and records that transactions aborted.
+    fn positions(&mut self, group: &mut dyn GroupReader) {
+        for (number, owned) in &mut self.owned {
+            let Owned::Folding(folding) = owned else { continue };
+            if folding.stopped {
+                continue;
+            }
+            let partition = TopicPartition::new(self.view.input.topic(), *number);
+            if let Some(position) = group.position(&partition)
+                && position > folding.partition.next()
+            {
+                folding.partition.advance(position);
+                folding.since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn folding(&self) -> impl Iterator<Item = (i32, &Folding)> {
+        self.owned.iter().filter_map(|(number, owned)| match owned {
+            Owned::Folding(folding) => Some((*number, &**folding)),
+            Owned::Waiting => None,
+        })
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        if self.pending.is_some() {
+            return Some(self.committer.retry_at().unwrap_or_else(Instant::now));
+        }
+        self.folding()
+            .filter(|(_, folding)| !folding.stopped)
+            .filter_map(|(_, folding)| folding.since)
+            .min()
+            .map(|since| since + EVERY)
+    }
+
+    fn wait(&self) -> Duration {
+        self.due_at().map_or(IDLE, |at| {
+            at.saturating_duration_since(Instant::now()).min(IDLE)
+        })
+    }
+
+    fn due(&self) -> bool {
+        let now = Instant::now();
+        if self.pending.is_some() {
+            return self.committer.retry_at().is_none_or(|at| at <= now);
+        }
+        let active = || self.folding().filter(|(_, folding)| !folding.stopped);
+        active().map(|(_, folding)| folding.partition.dirty()).sum::<usize>() >= KEYS
+            || active().map(|(_, folding)| folding.bytes).sum::<usize>() >= BYTES
+            || self.due_at().is_some_and(|at| at <= now)
+    }
+
+    fn checkpoint(
+        &mut self,
+        group: &mut dyn GroupReader,
+        which: impl Fn(i32) -> bool,
+    ) -> Result<(), Error> {
+        // What is under way comes first: a batch is sent as it stands until its fate is known.
+        if self.pending.is_some() && !self.send(group)? {
+            return Ok(());
+        }
+        let mut parts = BTreeMap::new();
+        let mut keys = 0;
+        for (number, owned) in &mut self.owned {
+            let Owned::Folding(folding) = owned else { continue };
+            if folding.stopped || folding.since.is_none() || !which(*number) {
+                continue;
+            }
+            keys += folding.partition.dirty();
+            let mut records = folding.partition.checkpoint();
+            records.append(&mut folding.dead);
+            folding.bytes = 0;
+            folding.since = None;
+            parts.insert(*number, (records, folding.partition.next()));
+        }
+        if !parts.is_empty() {
+            self.pending = Some(Batch {
+                started: Instant::now(),
+                keys,
+                parts,
+            });
+            self.send(group)?;
+        }
+        Ok(())
+    }
+
+    /// True where nothing is under way any more.
+    fn send(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
+        let Some(batch) = &self.pending else { return Ok(true) };
+        let topic: Arc<str> = self.view.input.topic().into();
+        let records: Vec<NewRecord> = batch
+            .parts
+            .values()
+            .flat_map(|(records, _)| records.iter().cloned())
+            .collect();
+        let offsets: Vec<_> = batch
+            .parts
+            .iter()
+            .map(|(number, (_, next))| {
+                let committed = Committed {
+                    offset: *next,
+                    metadata: String::new(),
+                };
+                (TopicPartition::new(Arc::clone(&topic), *number), committed)
+            })
+            .collect();
+        match self.committer.commit(group, &records, &offsets)? {
+            Outcome::Committed => {}
+            Outcome::Later => return Ok(false),
+            Outcome::Refused { index, reason } => {
+                self.refused(index, reason)?;
+                return self.send(group);
+            }
+        }
+        let Some(batch) = self.pending.take() else { return Ok(true) };
+        for (number, (_, next)) in &batch.parts {
+            // What was folded while the batch was tried again is not in it: then all of it counts as changed still.
+            if let Some(Owned::Folding(folding)) = self.owned.get_mut(number)
+                && folding.partition.next() == *next
+            {
+                folding.partition.checkpointed();
+            }
+        }
+        self.context
+            .services
+            .metrics
+            .checkpoint_seconds
+            .get_or_create(&metrics::Stage {
+                kind: "view",
+                name: self.view.name.clone(),
+            })
+            .observe(batch.started.elapsed().as_secs_f64());
+        self.context.services.observer.tell(|| Happening::Checkpoint {
+            view: self.view.name.clone(),
+            keys: batch.keys,
+            records: records.len(),
+        });
+        Ok(true)
+    }
+
+    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
+    /// value then. A value that was folded fits.
+    fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
+        let records = self.pending.iter_mut().flat_map(|batch| batch.parts.values_mut());
+        let record = records.flat_map(|(records, _)| records).nth(index);
+        match record {
+            Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
+                tracing::warn!(reason, "a dead letter is written without its value");
+                record.value = None;
+                Ok(())
+            }
+            _ => Err(Error::CheckpointRefused {
+                view: self.view.name.clone(),
+                reason,
+            }),
+        }
+    }
+
+    fn drop_partition(&mut self, number: i32) {
+        self.owned.remove(&number);
+        if let Some(batch) = &mut self.pending {
+            batch.parts.remove(&number);
+            if batch.parts.is_empty() {
+                self.pending = None;
+            }
+        }
+    }
+
+    /// Checkpoints everything, for as long as a pod has to end.
+    fn finish(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        let deadline = Instant::now() + DRAIN;
+        loop {
+            self.checkpoint(group, |_| true)?;
+            if self.pending.is_none() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            // A poll is the wait, and sees what changed in the group meanwhile.
+            let mut rebalance = Rebalance::default();
+            group.poll(self.wait(), &mut |event| rebalance.note(&event))?;
+            for partition in rebalance.lost.iter().chain(&rebalance.revoked) {
+                self.drop_partition(partition.partition);
+            }
+        }
+    }
+
+    fn count(&self, counts: &Counts) {
+        if counts.records == 0 {
+            return;
+        }
+        self.context
+            .services
+            .metrics
+            .records_folded
+            .get_or_create(&self.label)
+            .inc_by(counts.records as u64);
+        self.context.services.observer.tell(|| Happening::Folded {
+            stage: self.view.name.clone(),
+            view: self.view.name.clone(),
+            records: counts.records,
+            changes: counts.changes,
+        });
+    }
+
+    fn publish(&self) {
+        let topic = self.view.input.topic();
+        let waiting = self
+            .owned
+            .values()
+            .filter(|owned| matches!(owned, Owned::Waiting))
+            .count();
+        let positions: Vec<_> = self
+            .folding()
+            .map(|(number, folding)| Processed {
+                topic: topic.to_owned(),
+                partition: number,
+                next: folding.partition.next(),
+                stopped: folding.stopped,
+            })
+            .collect();
+        let metrics = &self.context.services.metrics;
+        let keys: usize = self.folding().map(|(_, folding)| folding.partition.keys()).sum();
+        let bytes: usize = self.folding().map(|(_, folding)| folding.partition.bytes()).sum();
+        let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.view_keys.get_or_create(&self.label).set(gauge(keys));
+        metrics.view_bytes.get_or_create(&self.label).set(gauge(bytes));
+        let restored = match self.owned.len() {
+            0 => 100,
+            all => (all - waiting) * 100 / all,
+        };
+        self.life.board.part(
+            "fold",
+            Part {
+                joined: self.joined,
+                restored_percent: u8::try_from(restored).unwrap_or(100),
+                caught_up: waiting == 0
+                    && self.folding().all(|(_, folding)| {
+                        folding.stopped || folding.partition.next() >= folding.target
+                    }),
+                waiting,
+                in_flight: self.pending.iter().len(),
+                positions,
+            },
+        );
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    records: usize,
+    changes: usize,
+}
+
+fn fold_group(context: &Context, view: &headwater_engine::config::View) -> String {
+    names::group(
+        &context.config.namespace,
+        Owner::View,
+        &view.name,
+        Some(&view.generation),
+        "fold",
+    )
+}
+
+/// Reads one partition's state.
+struct Take {
+    context: Arc<Context>,
+    life: Arc<Life>,
+    definition: Arc<Definition>,
+    input: TopicPartition,
+    state: TopicPartition,
+}
+
+impl Take {
+    fn run(&self) -> Result<Taken, Error> {
+        let log = &*self.context.services.log;
+        let mut partition = Partition::new(Arc::clone(&self.definition), self.input.partition);
+        let mut fault: Option<Fault> = None;
+        to_end(
+            log,
+            &self.life,
+            std::slice::from_ref(&self.state),
+            &mut |_| {},
+            &mut |record| {
+                if let Err(found) = partition.restore(record) {
+                    fault.get_or_insert(found.at(record.position()));
+                }
+            },
+        )?;
+        if let Some(fault) = fault {
+            return Err(Error::Stalled(Stall::state(&self.state, &fault)));
+        }
+        let input = std::slice::from_ref(&self.input);
+        let marks = persist(&self.life, "watermarks", || log.watermarks(input))?;
+        let bounds = marks
+            .get(&self.input)
+            .copied()
+            .unwrap_or(crate::log::Watermarks { low: 0, high: 0 });
+        let start = Stall::check(&self.input, partition.next(), bounds).map_err(Error::Stalled)?;
+        Ok(Taken {
+            partition,
+            start,
+            target: bounds.high,
+        })
+    }
+}
