@@ -8,9 +8,11 @@
 pub mod cluster;
 pub mod error;
 mod fetch;
+pub mod image;
 pub mod kafka;
 pub mod layout;
 mod machine;
+pub mod node;
 mod process;
 mod run;
 mod status;
@@ -19,6 +21,7 @@ mod tools;
 pub use cluster::ControlPlane;
 pub use error::{Error, Result};
 pub use kafka::Kafka;
+pub use node::Node;
 pub use status::{Part, down, environment, prepare, status};
 
 /// The shared broker: the one at `KAFKA_BOOTSTRAP`, else the bed's own, started if it does not run.
@@ -36,4 +39,14 @@ pub fn kafka() -> Result<Kafka> {
 /// When a program cannot be built, or does not answer in time.
 pub fn control_plane() -> Result<ControlPlane> {
     ControlPlane::shared()
+}
+
+/// The shared node, on the control plane that [`control_plane`] gives: started if it does not run, and ready for pods.
+///
+/// With `KUBECONFIG` it is the user's cluster, onto which the bed can bring no images.
+///
+/// # Errors
+/// When this process is not root, something cannot be built or installed, or the node is not ready in time.
+pub fn node() -> Result<Node> {
+    Node::shared()
 }

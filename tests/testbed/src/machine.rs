@@ -1,6 +1,9 @@
 //! What the bed needs of the machine itself: root, Debian packages, the node address.
 
-use std::{fs, net::TcpListener};
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener},
+};
 
 use crate::{
     error::{Error, Result},
@@ -64,4 +67,39 @@ pub(crate) fn remove_server_address() -> Result<()> {
 
 fn has_address(address: &str) -> bool {
     TcpListener::bind((address, 0)).is_ok()
+}
+
+/// Addresses of DNS servers that pods can ask too: those of this machine, but for a resolver of its own on the loopback link.
+pub(crate) fn name_servers() -> Vec<String> {
+    // The second lists what systemd's own resolver asks, where the first names just that.
+    let files = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    files
+        .iter()
+        .map(|file| listed_servers(&fs::read_to_string(file).unwrap_or_default()))
+        .find(|servers| !servers.is_empty())
+        .unwrap_or_default()
+}
+
+fn listed_servers(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("nameserver "))
+        .map(str::trim)
+        .filter(|server| {
+            server
+                .parse::<Ipv4Addr>()
+                .is_ok_and(|address| !address.is_loopback())
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listed_servers;
+
+    #[test]
+    fn own_resolver_is_left_out() {
+        let text = "# made by hand\nsearch example\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver fd00::1\n";
+        assert_eq!(listed_servers(text), ["192.0.2.1"]);
+    }
 }

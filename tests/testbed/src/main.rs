@@ -18,7 +18,7 @@ Usage:
   testbed status
   testbed env                 export lines for a shell
 
-PART is kafka, control-plane, helm (to prepare only) or all, which is the default.
+PART is kafka, control-plane, node (which needs the control plane, and root), helm (to prepare only) or all, which is the default.
 ";
 
 fn main() -> ExitCode {
@@ -65,6 +65,10 @@ fn up(part: Part) -> Result<()> {
                 "the control plane's kubeconfig is {}",
                 control_plane.kubeconfig().display()
             );
+        }
+        Part::Node => {
+            let node = headwater_testbed::node()?;
+            println!("the node's kubeconfig is {}", node.kubeconfig().display());
         }
         Part::Helm => {}
     }

@@ -201,6 +201,14 @@ pub(crate) fn alive(known: &str) -> Option<u32> {
     (identity(pid)? == known).then_some(pid)
 }
 
+/// The ids of all processes of this machine that we can see.
+pub(crate) fn all() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
 fn send(pid: u32, signal: Signal) -> Result<()> {
     let name = match signal {
         Signal::Terminate => "TERM",

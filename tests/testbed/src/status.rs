@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     cluster,
     error::{Error, Result},
-    fetch, kafka, layout, machine, run, tools,
+    fetch, kafka, layout, machine, node, run, tools,
 };
 
 /// What can be prepared, started and stopped by name.
@@ -13,17 +13,19 @@ use crate::{
 pub enum Part {
     Kafka,
     ControlPlane,
+    Node,
     /// A tool, with nothing to start or stop.
     Helm,
 }
 
 impl Part {
-    pub const ALL: [Self; 3] = [Self::Kafka, Self::ControlPlane, Self::Helm];
+    pub const ALL: [Self; 4] = [Self::Kafka, Self::ControlPlane, Self::Node, Self::Helm];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Kafka => "kafka",
             Self::ControlPlane => "control-plane",
+            Self::Node => "node",
             Self::Helm => "helm",
         }
     }
@@ -54,6 +56,7 @@ pub fn prepare(part: Part) -> Result<()> {
     match part {
         Part::Kafka => fetch::maven::kafka_jars().map(drop),
         Part::ControlPlane => cluster::prepare(),
+        Part::Node => node::prepare(),
         Part::Helm => tools::helm_program().map(drop),
     }
 }
@@ -67,6 +70,7 @@ pub fn down(part: Part) -> Result<()> {
     match part {
         Part::Kafka => kafka::remove_all()?,
         Part::ControlPlane => cluster::remove()?,
+        Part::Node => remove_node()?,
         Part::Helm => {}
     }
     if kafka::any_runs()? || cluster::Servers::new().has_data() {
@@ -84,10 +88,20 @@ pub fn status() -> Vec<String> {
     };
     let broker = kafka::shared_broker();
     let servers = cluster::Servers::new();
+    let node = node::Parts::new();
     vec![
         line("kafka", broker.bootstrap(), broker.pid()),
         line("control-plane", servers.address(), servers.pid()),
+        line("node", layout::NODE_ADDRESS.to_owned(), node.pid()),
     ]
+}
+
+fn remove_node() -> Result<()> {
+    let servers = cluster::Servers::new();
+    if servers.pid().is_none() {
+        return node::remove();
+    }
+    node::remove_from(&tools::Kubectl::fetch(servers.kubeconfig())?)
 }
 
 /// Lines for a shell, to reach what runs.

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     error::Result,
-    layout,
+    layout, node,
     tools::{self, Kubectl},
 };
 
@@ -43,6 +43,8 @@ impl ControlPlane {
     pub(crate) fn start(programs: &Programs, kubectl: Kubectl) -> Result<Self> {
         let servers = Servers::new();
         if !servers.has_data() {
+            // A node of the former cluster knows pods that are no more, and would not register with the new one.
+            node::remove()?;
             servers.remove()?;
         }
         servers.start(programs, &kubectl)?;
@@ -53,6 +55,10 @@ impl ControlPlane {
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         self.kubectl.kubeconfig()
+    }
+
+    pub(crate) fn kubectl_tool(&self) -> &Kubectl {
+        &self.kubectl
     }
 
     /// kubectl, set to this cluster; arguments are the caller's to add.
@@ -84,8 +90,9 @@ pub(crate) fn prepare() -> Result<()> {
     Ok(())
 }
 
-/// Ends the bed's cluster and forgets it. The caller holds the lock.
+/// Ends the bed's cluster, its node included, and forgets it. The caller holds the lock.
 pub(crate) fn remove() -> Result<()> {
+    node::remove()?;
     Servers::new().remove()?;
     tools::remove_caches()
 }
