@@ -29,6 +29,8 @@ pub enum Reason {
     SchemaMismatch,
     /// An expression failed on this event.
     ExpressionFailed,
+    /// An expression reads a field that is not there; `.?` asks without failing.
+    AbsentField,
     /// A key is neither text, integer, bool nor a list of these.
     InvalidKey,
     /// A key is null or empty where one is needed.

@@ -3,16 +3,24 @@
 //! It takes records and times and returns values and actions. It knows no Kafka, no Kubernetes, no
 //! HTTP and no clock of its own; Kafka, the memory log, replay and tests drive the same code.
 
+pub mod agent;
 pub mod audit;
 pub mod config;
 pub mod conversation;
 pub mod expr;
 pub mod fault;
+pub mod json;
 pub mod key;
+pub mod lookup;
 pub mod model;
 pub mod names;
+mod output;
 pub mod problem;
+pub mod prompt;
 pub mod record;
 pub mod run;
+pub mod source;
+pub mod template;
 pub mod time;
 pub mod tokens;
+pub mod view;

@@ -648,7 +648,7 @@ fn operation(operator: Operator, left: &Shape, right: &Shape) -> Result<Shape, S
             (Duration, Timestamp) if operator == O::Add => Ok(Timestamp),
             (Timestamp, Timestamp) if operator == O::Subtract => Ok(Duration),
             (Duration, Duration) if matches!(operator, O::Add | O::Subtract) => Ok(Duration),
-            (left, right) => Err(super::evaluate::mixed(operator, left.name(), right.name()).into_owned()),
+            (left, right) => Err(super::evaluate::mixed(operator, left.name(), right.name()).message.into_owned()),
         },
     }
 }

@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
                 .locals
                 .get(*slot)
                 .cloned()
-                .ok_or(Cow::Borrowed("a variable of a macro is missing")),
+                .ok_or_else(|| Failure::from("a variable of a macro is missing")),
             Node::Select(of, field) => {
                 let value = self.node(of)?;
                 select(of, &value, field)
@@ -567,10 +567,10 @@ fn select<'a>(of: &Node, value: &Val<'a>, field: &str) -> Result<Val<'a>, Failur
     }
     match value.field(field) {
         Some(Some(found)) => Ok(found),
-        Some(None) => Err(match path(of) {
-            Some(path) => format!("`{path}` has no field `{field}`").into(),
-            None => format!("there is no field `{field}`").into(),
-        }),
+        Some(None) => Err(Failure::absent(match path(of) {
+            Some(path) => format!("`{path}` has no field `{field}`"),
+            None => format!("there is no field `{field}`"),
+        })),
         None => Err(no_fields(of, value)),
     }
 }
@@ -617,15 +617,17 @@ fn index_into<'a>(of: &Node, value: &Val<'a>, index: &Val<'a>) -> Result<Val<'a>
     let place = path(of).map_or_else(|| "a value".to_owned(), |path| format!("`{path}`"));
     Err(match value {
         Val::Json(_) | Val::List(_) | Val::Map(_) | Val::Object(_) => match value.items() {
-            Some(items) if index.as_integer().is_some() => {
-                format!("{place} has {} items, the index is beyond", items.len())
+            Some(items) if index.as_integer().is_some() => Failure::absent(format!(
+                "{place} has {} items, the index is beyond",
+                items.len()
+            )),
+            Some(_) => {
+                format!("{place} is a list, its index is {}", index.described()).into()
             }
-            Some(_) => format!("{place} is a list, its index is {}", index.described()),
-            None => format!("{place} has no such key"),
+            None => Failure::absent(format!("{place} has no such key")),
         },
-        other => format!("{place} is {}, it has no items", other.described()),
-    }
-    .into())
+        other => format!("{place} is {}, it has no items", other.described()).into(),
+    })
 }
 
 fn no_fields(of: &Node, value: &Val<'_>) -> Failure {

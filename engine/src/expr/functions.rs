@@ -27,7 +27,8 @@ impl Function {
         run: &mut Run<'a>,
         arguments: Vec<Val<'a>>,
     ) -> Result<Val<'a>, Failure> {
-        (self.call)(run, arguments).map_err(|failure| format!("{}: {failure}", self.name).into())
+        (self.call)(run, arguments)
+            .map_err(|failure| format!("{}: {}", self.name, failure.message).into())
     }
 }
 

@@ -165,7 +165,8 @@ impl Expression {
     }
 
     /// # Errors
-    /// `ExpressionFailed`, with the expression and the reason.
+    /// `ExpressionFailed`, with the expression and the reason; `AbsentField` where a field or an item
+    /// that it reads is not there.
     pub fn evaluate(&self, variables: &dyn Variables) -> Result<Value, Fault> {
         self.run(variables, |value| value.into_json())
     }
@@ -220,10 +221,13 @@ impl Expression {
                 .filter_map(|item| Key::from_json(item).transpose())
                 .collect::<Result<_, _>>()
                 .map_err(|fault| self.at(fault)),
-            other => Err(self.fault(&format!(
-                "gives {}, a list of keys is needed",
-                crate::key::type_of(&other)
-            ))),
+            other => Err(self.fault(
+                &format!(
+                    "gives {}, a list of keys is needed",
+                    crate::key::type_of(&other)
+                )
+                .into(),
+            )),
         }
     }
 
@@ -264,16 +268,21 @@ impl Expression {
         }
     }
 
-    fn fault(&self, failure: &str) -> Fault {
+    fn fault(&self, failure: &value::Failure) -> Fault {
+        let reason = if failure.absent {
+            Reason::AbsentField
+        } else {
+            Reason::ExpressionFailed
+        };
         Fault::new(
-            Reason::ExpressionFailed,
-            format!("`{}`: {failure}", quote(&self.text)),
+            reason,
+            format!("`{}`: {}", quote(&self.text), failure.message),
         )
     }
 
     /// A fault of a key that this expression gave, with the expression in front.
     fn at(&self, fault: Fault) -> Fault {
-        if fault.reason == Reason::ExpressionFailed {
+        if matches!(fault.reason, Reason::ExpressionFailed | Reason::AbsentField) {
             return fault;
         }
         fault.at(format_args!("`{}`", quote(&self.text)))

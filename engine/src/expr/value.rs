@@ -14,7 +14,34 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Why an evaluation failed; holds names and types, never values.
-pub(super) type Failure = Cow<'static, str>;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) message: Cow<'static, str>,
+    /// A field was read that is not there.
+    pub(super) absent: bool,
+}
+
+impl Failure {
+    /// A field or an item that is read is not there.
+    pub(super) fn absent(message: String) -> Self {
+        Self {
+            message: Cow::Owned(message),
+            absent: true,
+        }
+    }
+}
+
+impl From<&'static str> for Failure {
+    fn from(message: &'static str) -> Self {
+        Self { message: Cow::Borrowed(message), absent: false }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self { message: Cow::Owned(message), absent: false }
+    }
+}
 
 #[derive(Clone)]
 pub(super) enum Val<'a> {
@@ -278,7 +305,7 @@ impl<'a> Val<'a> {
             (Self::Duration(left), Self::Duration(right)) => Ok(left.cmp(right)),
             (left, right) if left.is_number() && right.is_number() => left
                 .compare_numbers(right)
-                .ok_or(Cow::Borrowed("NaN has no order")),
+                .ok_or(Failure::from("NaN has no order")),
             (left, right) => Err(format!(
                 "{} and {} have no order",
                 left.described(),

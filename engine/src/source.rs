@@ -1,0 +1,502 @@
+//! From a record to an event: value, key, headers, time, and where it came from.
+//!
+//! Everybody who reads a source decodes it here, so that views, triggers and replay see the same event.
+//! A record that does not decode is a [`Fault`]; what happens to it is the reader's, by the source's
+//! `invalidRecords`.
+
+use crate::config;
+use crate::expr::{Expression, Names, Shape, Variable, Variables, Wanted};
+use crate::fault::{Fault, Reason};
+use crate::json;
+use crate::key::Key;
+use crate::names::header;
+use crate::problem::{CompileError, reason};
+use crate::record::{Position, Record};
+use jsonschema::Validator;
+use jsonschema::error::ValidationErrorKind;
+use serde_json::{Map, Number, Value};
+
+/// How far an event time may be past its record's timestamp: further, and it would expire all else.
+pub const AHEAD_MS_MAX: i64 = 3_600_000;
+/// The times that a calendar of four digits holds, in milliseconds.
+const TIME_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
+/// One event: a decoded record. The variables `event`, `key`, `headers` and `time` of expressions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Null for a delete.
+    pub value: Value,
+    /// Whether the record is a delete: a value that is JSON's null is none.
+    pub null: bool,
+    pub key: Option<Key>,
+    /// An object of texts.
+    pub headers: Value,
+    /// Milliseconds since the epoch.
+    pub time: i64,
+    pub position: Position,
+    /// The first event of the chain; its own position if no agent wrote it.
+    pub root: Position,
+    /// How many agents the chain has passed through.
+    pub hops: u32,
+}
+
+impl Variables for Event {
+    fn get(&self, name: &str) -> Option<Variable<'_>> {
+        Some(match name {
+            "event" => Variable::Json(&self.value),
+            "key" => match &self.key {
+                Some(key) => Variable::Text(key.as_str()),
+                None => Variable::Null,
+            },
+            "headers" => Variable::Json(&self.headers),
+            "time" => Variable::Timestamp(self.time),
+            _ => return None,
+        })
+    }
+}
+
+/// What a source's own expressions see: the key as it was decoded.
+struct Decoded<'a> {
+    event: &'a Value,
+    key: &'a Value,
+    headers: &'a Value,
+    time: i64,
+}
+
+impl Variables for Decoded<'_> {
+    fn get(&self, name: &str) -> Option<Variable<'_>> {
+        Some(match name {
+            "event" => Variable::Json(self.event),
+            "key" => Variable::Json(self.key),
+            "headers" => Variable::Json(self.headers),
+            "time" => Variable::Timestamp(self.time),
+            _ => return None,
+        })
+    }
+}
+
+/// A source, ready to decode. Shared between threads.
+#[derive(Debug)]
+pub struct Source {
+    name: String,
+    topic: String,
+    format: config::Format,
+    key_format: config::Format,
+    validator: Option<Validator>,
+    shape: Shape,
+    /// Whether the schema says `number` anywhere.
+    has_doubles: bool,
+    key: Option<Expression>,
+    event_time: Option<Expression>,
+    invalid_records: config::InvalidRecords,
+}
+
+impl Source {
+    /// Compiles schema and expressions; paths of problems are those of an EventSource's spec.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn compile(config: &config::Source) -> Result<Self, CompileError> {
+        let mut problems = CompileError::default();
+        let shape = shape_of(config);
+        let validator = config.schema.as_ref().and_then(|schema| {
+            let built = jsonschema::options()
+                // The default engine backtracks: a pattern could take for ever.
+                .with_pattern_options(jsonschema::PatternOptions::regex())
+                .build(schema)
+                .map_err(|error| format!("is no JSON Schema that can be used: {error}"));
+            problems.take("spec.schema", reason::INVALID_SCHEMA, built)
+        });
+        let own = Names::new(&["key", "headers"])
+            .shape("event", shape.clone())
+            .shape("time", Shape::Timestamp);
+        let mut expression = |path: &str, text: &Option<String>, wanted| {
+            text.as_ref().and_then(|text| {
+                let compiled = Expression::compile_for(text, &own, wanted);
+                problems.take(path, reason::INVALID_EXPRESSION, compiled)
+            })
+        };
+        let key = expression("spec.key", &config.key, Wanted::Key);
+        let event_time = expression("spec.eventTime", &config.event_time, Wanted::Time);
+        problems.finish()?;
+        Ok(Self {
+            name: config.name.clone(),
+            topic: config.topic.clone(),
+            format: config.format,
+            key_format: config.key_format,
+            validator,
+            has_doubles: has_doubles(&shape),
+            shape,
+            key,
+            event_time,
+            invalid_records: config.invalid_records,
+        })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn invalid_records(&self) -> config::InvalidRecords {
+        self.invalid_records
+    }
+
+    /// What is known of `event`.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The variables of an event of this source, as `from` and agents see them.
+    pub fn names(&self) -> Names {
+        Names::new(&["headers"])
+            .shape("event", self.shape.clone())
+            .shape("key", Shape::Any)
+            .shape("time", Shape::Timestamp)
+    }
+
+    /// Whether an event's key is its record's key: the topic is partitioned by it.
+    pub fn key_is_record_key(&self) -> bool {
+        self.key.is_none() && self.key_format == config::Format::Text
+    }
+
+    /// # Errors
+    /// A fault for a record that is not valid: see [`Reason`].
+    pub fn decode(&self, record: &Record<'_>) -> Result<Event, Fault> {
+        let (value, null) = match record.value {
+            None => (Value::Null, true),
+            Some(bytes) => (self.decode_value(bytes)?, false),
+        };
+        let headers = headers_of(record);
+        let needs_record_key = match &self.key {
+            None => true,
+            Some(key) => key.reads("key") || (null && key.reads("event")),
+        } || self.event_time.as_ref().is_some_and(|time| time.reads("key"));
+        let record_key = if needs_record_key {
+            self.decode_key(record.key)?
+        } else {
+            Value::Null
+        };
+        let decoded = Decoded {
+            event: &value,
+            key: &record_key,
+            headers: &headers,
+            time: record.timestamp,
+        };
+        let time = match &self.event_time {
+            // A delete has no fields to take a time from.
+            Some(expression) if !(null && expression.reads("event")) => {
+                let time = expression.timestamp_ms(&decoded)?;
+                check_time(time, record.timestamp)?;
+                time
+            }
+            _ => record.timestamp,
+        };
+        let key = match &self.key {
+            Some(expression) if !(null && expression.reads("event")) => expression.key(&decoded)?,
+            _ => Key::from_json(&record_key)?,
+        };
+        let position = record.position();
+        Ok(Event {
+            null,
+            key,
+            time,
+            root: header_text(record, header::ROOT)
+                .and_then(|root| root.parse().ok())
+                .unwrap_or_else(|| position.clone()),
+            hops: header_text(record, header::HOPS)
+                .and_then(|hops| hops.parse().ok())
+                .unwrap_or(0),
+            position,
+            headers,
+            value,
+        })
+    }
+
+    fn decode_value(&self, bytes: &[u8]) -> Result<Value, Fault> {
+        let mut value = match self.format {
+            config::Format::Text => Value::String(json::decode_text(bytes)?.to_owned()),
+            config::Format::Json => json::decode(bytes)?,
+        };
+        if let Some(validator) = &self.validator
+            && let Err(error) = validator.validate(&value)
+        {
+            return Err(mismatch(&error));
+        }
+        if self.has_doubles {
+            make_doubles(&mut value, &self.shape);
+        }
+        Ok(value)
+    }
+
+    fn decode_key(&self, key: Option<&[u8]>) -> Result<Value, Fault> {
+        let Some(bytes) = key else {
+            return Ok(Value::Null);
+        };
+        match self.key_format {
+            config::Format::Text => Ok(match Key::from_bytes(bytes)? {
+                Some(key) => Value::String(key.as_str().to_owned()),
+                None => Value::Null,
+            }),
+            config::Format::Json => json::decode(bytes).map_err(|fault| fault.at("key")),
+        }
+    }
+}
+
+fn shape_of(config: &config::Source) -> Shape {
+    match (&config.schema, config.format) {
+        (Some(schema), _) => Shape::of_schema(schema),
+        (None, config::Format::Text) => Shape::Text,
+        (None, config::Format::Json) => Shape::Any,
+    }
+}
+
+/// An event time has to be one that a calendar holds, and at most an hour past the record's timestamp.
+fn check_time(time: i64, timestamp: i64) -> Result<(), Fault> {
+    if !TIME_MS.contains(&time) {
+        return Err(Fault::new(
+            Reason::InvalidEventTime,
+            "the event time is beyond the years 1 to 9999",
+        ));
+    }
+    let ahead = time.saturating_sub(timestamp);
+    if ahead > AHEAD_MS_MAX {
+        return Err(Fault::new(
+            Reason::InvalidEventTime,
+            format!(
+                "the event time is {} s past the record's timestamp, the limit is an hour",
+                ahead / 1_000
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Where and how a value does not fit, without the value.
+fn mismatch(error: &jsonschema::ValidationError<'_>) -> Fault {
+    let place = match error.instance_path().to_string() {
+        path if path.is_empty() => "the value".to_owned(),
+        path => format!("`{path}`"),
+    };
+    let what = match error.kind() {
+        // Names of fields that no schema knows are the sender's data.
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            format!("has {} fields that the schema does not allow", unexpected.len())
+        }
+        _ => error.masked().to_string(),
+    };
+    Fault::new(Reason::SchemaMismatch, format!("{place}: {what}"))
+}
+
+fn has_doubles(shape: &Shape) -> bool {
+    match shape {
+        Shape::Double => true,
+        Shape::List(item) => has_doubles(item),
+        Shape::Object(fields) => fields.known.values().any(has_doubles),
+        _ => false,
+    }
+}
+
+/// Where a schema says `number`, a number without fraction is a double too: `price` is one type for
+/// every event, whichever way a producer wrote it.
+fn make_doubles(value: &mut Value, shape: &Shape) {
+    match (shape, value) {
+        (Shape::Double, Value::Number(number)) if !number.is_f64() => {
+            if let Some(double) = number.as_f64().and_then(Number::from_f64) {
+                *number = double;
+            }
+        }
+        (Shape::List(item), Value::Array(items)) => {
+            for value in items {
+                make_doubles(value, item);
+            }
+        }
+        (Shape::Object(fields), Value::Object(object)) => {
+            for (name, shape) in &fields.known {
+                if let Some(value) = object.get_mut(name) {
+                    make_doubles(value, shape);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Headers as an object of texts; of the same name the last counts.
+fn headers_of(record: &Record<'_>) -> Value {
+    Value::Object(
+        record
+            .headers
+            .iter()
+            .map(|(name, value)| {
+                let value = value.map_or(Value::Null, |value| {
+                    Value::String(String::from_utf8_lossy(value).into_owned())
+                });
+                ((*name).to_owned(), value)
+            })
+            .collect::<Map<_, _>>(),
+    )
+}
+
+fn header_text<'a>(record: &'a Record<'_>, name: &str) -> Option<&'a str> {
+    record
+        .header(name)
+        .and_then(|value| std::str::from_utf8(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config() -> config::Source {
+        config::Source {
+            name: "flights".into(),
+            topic: "shop.flights".into(),
+            format: config::Format::Json,
+            key_format: config::Format::Text,
+            schema: None,
+            key: None,
+            event_time: None,
+            invalid_records: config::InvalidRecords::DeadLetter,
+        }
+    }
+
+    fn record<'a>(value: Option<&'a [u8]>) -> Record<'a> {
+        Record {
+            topic: "shop.flights",
+            partition: 0,
+            offset: 5,
+            timestamp: 10_000_000,
+            key: Some(b"k"),
+            value,
+            headers: &[],
+        }
+    }
+
+    #[test]
+    fn an_event_has_value_key_headers_time_and_origin() {
+        let source = Source::compile(&config::Source {
+            key: Some("event.id".into()),
+            event_time: Some("timestampMillis(event.at)".into()),
+            ..config()
+        })
+        .unwrap();
+        let headers = [
+            ("a", Some(b"1".as_slice())),
+            ("a", Some(b"2".as_slice())),
+            (header::ROOT, Some(b"x-y-1-2".as_slice())),
+            (header::HOPS, Some(b"3".as_slice())),
+        ];
+        let event = source
+            .decode(&Record { headers: &headers, ..record(Some(br#"{"id":7,"at":9000000}"#)) })
+            .unwrap();
+        assert_eq!(event.key, Key::from_text("7").unwrap());
+        assert_eq!(event.time, 9_000_000);
+        assert_eq!(event.headers["a"], json!("2"));
+        assert_eq!(event.root.to_string(), "x-y-1-2");
+        assert_eq!((event.hops, event.position.to_string().as_str()), (3, "shop.flights-0-5"));
+
+        // A delete has its record's key and timestamp where the expressions read `event`.
+        let delete = source.decode(&record(None)).unwrap();
+        assert!(delete.null && delete.value.is_null());
+        assert_eq!(delete.key, Key::from_text("k").unwrap());
+        assert_eq!(delete.time, 10_000_000);
+    }
+
+    #[test]
+    fn bad_records_are_faults_with_a_reason() {
+        let schema = json!({"type": "object", "required": ["id"], "additionalProperties": false,
+            "properties": {"id": {"type": "string", "pattern": "^[a-z]+$"}, "n": {"type": "integer"}, "at": {}}});
+        let source = |key: Option<&str>, time: Option<&str>, with_schema: bool| {
+            Source::compile(&config::Source {
+                key: key.map(Into::into),
+                event_time: time.map(Into::into),
+                schema: with_schema.then(|| schema.clone()),
+                ..config()
+            })
+            .unwrap_or_else(|error| panic!("{error}"))
+        };
+        for (source, value, reason, message) in [
+            (source(None, None, false), "{", Reason::NotJson, "line 1 column 1"),
+            (source(None, None, true), r#"{"s3cret":1}"#, Reason::SchemaMismatch, ""),
+            (source(None, None, true), r#"{"id":"a","s3cret":1}"#, Reason::SchemaMismatch, "the value: has 1 fields that the schema does not allow"),
+            (source(None, None, true), r#"{"id":"S3CRET"}"#, Reason::SchemaMismatch, "`/id`: value does not match"),
+            (source(None, None, true), r#"{"id":"a","n":"s3cret"}"#, Reason::SchemaMismatch, "`/n`: value is not of type"),
+            (source(Some("event.id"), None, false), r#"{"id":1.5}"#, Reason::InvalidKey, "`event.id`: a key is a double"),
+            (source(Some("event.id"), None, false), r#"{}"#, Reason::AbsentField, "`event` has no field `id`"),
+            (source(None, Some("timestamp(event.at)"), false), r#"{"at":"s3cret"}"#, Reason::ExpressionFailed, "RFC 3339"),
+            (source(None, Some("event.at"), false), r#"{"at":13600001}"#, Reason::InvalidEventTime, "3600 s past"),
+            (source(None, Some("event.at"), false), r#"{"at":-999999999999999}"#, Reason::InvalidEventTime, "years 1 to 9999"),
+        ] {
+            let fault = source.decode(&record(Some(value.as_bytes()))).unwrap_err();
+            assert_eq!(fault.reason, reason, "{value}: {fault}");
+            assert!(fault.message.contains(message), "{value}: {fault}");
+            assert!(!fault.message.to_lowercase().contains("s3cret"), "{fault}");
+        }
+        let plain = source(None, None, false);
+        let with_key = |key| Record { key: Some(key), ..record(Some(b"1")) };
+        assert_eq!(plain.decode(&with_key(b"\xff")).unwrap_err().reason, Reason::InvalidKey);
+        assert_eq!(plain.decode(&with_key(b"\0m")).unwrap_err().reason, Reason::ReservedKey);
+        assert!(source(None, Some("event.at"), false).decode(&record(Some(br#"{"at":13600000}"#))).is_ok());
+    }
+
+    #[test]
+    fn semantics_2_an_empty_key_is_none() {
+        let source = Source::compile(&config()).unwrap();
+        let event = source.decode(&Record { key: Some(b""), ..record(Some(b"1")) }).unwrap();
+        assert_eq!(event.key, None);
+    }
+
+    #[test]
+    fn semantics_3_a_number_of_a_schema_is_a_double() {
+        let source = Source::compile(&config::Source {
+            schema: Some(json!({"type": "object", "properties": {
+                "price": {"type": "number"}, "seats": {"type": "integer"},
+                "legs": {"type": "array", "items": {"type": "object", "properties": {"fare": {"type": "number"}}}}}})),
+            ..config()
+        })
+        .unwrap();
+        let event = source
+            .decode(&record(Some(br#"{"price":7,"seats":7,"legs":[{"fare":1},{"fare":1.5}]}"#)))
+            .unwrap();
+        assert_eq!(event.value.to_string(), r#"{"legs":[{"fare":1.0},{"fare":1.5}],"price":7.0,"seats":7}"#);
+    }
+
+    #[test]
+    fn text_and_json_keys_are_formats() {
+        let text = Source::compile(&config::Source { format: config::Format::Text, ..config() }).unwrap();
+        assert_eq!(text.decode(&record(Some(b"hello"))).unwrap().value, json!("hello"));
+        assert_eq!(text.decode(&record(Some(b"\xff"))).unwrap_err().reason, Reason::NotUtf8);
+        let keyed = Source::compile(&config::Source {
+            key_format: config::Format::Json,
+            key: Some("key.id".into()),
+            ..config()
+        })
+        .unwrap();
+        let event = keyed.decode(&Record { key: Some(br#"{"id":["a",1]}"#), ..record(Some(b"1")) }).unwrap();
+        assert_eq!(event.key, Key::from_text(r#"["a","1"]"#).unwrap());
+        assert!(!keyed.key_is_record_key());
+    }
+
+    #[test]
+    fn what_cannot_work_is_said_at_its_place() {
+        let error = Source::compile(&config::Source {
+            schema: Some(json!({"type": "object", "properties": {"id": {"type": "nonsense"}}})),
+            key: Some("event.idd".into()),
+            event_time: Some("'2026'".into()),
+            ..config()
+        })
+        .unwrap_err();
+        let paths: Vec<&str> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["spec.schema", "spec.key", "spec.eventTime"]);
+        let remote = Source::compile(&config::Source {
+            schema: Some(json!({"$ref": "http://example.invalid/schema.json"})),
+            ..config()
+        });
+        assert_eq!(remote.unwrap_err().problems[0].path, "spec.schema");
+    }
+}
