@@ -1,7 +1,9 @@
 //! What is asked of a model and what it says, whoever the provider is.
 //!
-//! A [`Request`] is data: the runtime sends it and gives back a [`Reply`]. Rules answer
-//! in its stead where there is no provider.
+//! A [`Request`] is data: the runtime sends it and gives back a [`Reply`]. [`scripted`] answers from
+//! rules, without any network.
+
+pub mod scripted;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -1,0 +1,299 @@
+//! Slots, `when`, prompt (semantics 13): everything before the model.
+
+use super::scope::Scope;
+use super::slots::Slot;
+use super::{Agent, Trigger};
+use crate::audit;
+use crate::config::OnStale;
+use crate::conversation::Past;
+use crate::fault::{Fault, Reason};
+use crate::key::Key;
+use crate::lookup::{Read, Views};
+use crate::model::Message;
+use crate::prompt::{self, Draft, Held, SlotPlan};
+use crate::time::rfc3339;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a run reads besides its trigger.
+pub struct Context<'a> {
+    pub views: &'a dyn Views,
+    /// [`Past::default`] for an agent without a conversation and for a trigger without a key.
+    pub conversation: &'a Past,
+    /// As the barrier before this assembly found it.
+    pub freshness: &'a Freshness,
+    /// The only clock that an assembly sees, milliseconds since the epoch.
+    pub assembled_at: i64,
+    /// From 1.
+    pub attempt: u32,
+}
+
+/// How far each view had got when the barrier let the run go on. A view that is not in it had folded
+/// all that there was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Freshness {
+    pub views: BTreeMap<String, ViewFreshness>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ViewFreshness {
+    /// Per root source partition, the offset below which every record is in the view.
+    pub covered: Vec<audit::Covered>,
+    /// Since the view last held all that was in the log; 0 where it does.
+    pub stale_ms: i64,
+    pub behind: Vec<audit::Behind>,
+}
+
+/// Where a run stands before the model.
+#[derive(Clone, Debug)]
+pub enum Assembly {
+    /// `when` was false; see [`Agent::skip`].
+    Skipped(Ready),
+    Ready(Ready),
+}
+
+/// A run that has been assembled.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Absent where the agent makes no prompt, and for a skipped run.
+    pub prompt: Option<Assembled>,
+    /// What the templates were rendered from.
+    pub input: Arc<Value>,
+    /// By name.
+    pub slots: Vec<audit::Slot>,
+    pub turns: audit::Turns,
+    /// The user's side of the turn that this run adds.
+    pub user_text: String,
+    pub attempt: u32,
+    pub assembled_at: i64,
+    /// Where the turn goes.
+    pub(super) past: NextTurn,
+}
+
+/// A prompt as it is sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Assembled {
+    pub messages: Arc<[Message]>,
+    pub tokens: usize,
+    /// SHA-256, hexadecimal.
+    pub hash: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct NextTurn {
+    pub(super) number: u64,
+    pub(super) ends: Vec<u64>,
+}
+
+impl Agent {
+    /// Reads the slots at the trigger's time, asks `when`, and makes the prompt within its budget.
+    ///
+    /// # Errors
+    /// What fails this run, and may not fail a later attempt: an expression or a template on what was
+    /// read, `RequiredSlotEmpty`, `StaleSlot`, `OverBudget`.
+    pub fn assemble(&self, trigger: &Trigger, context: &Context<'_>) -> Result<Assembly, Fault> {
+        let plans: Vec<SlotPlan> = self.slots.iter().map(|slot| slot.plan.clone()).collect();
+        let mut draft = Draft::new(
+            self.base_input(trigger, context.attempt),
+            &plans,
+            &context.conversation.turns,
+            context.assembled_at,
+        );
+        for slot in &self.slots {
+            self.read_slot(slot, trigger, context, &mut draft)?;
+        }
+        if let Some(when) = &self.when {
+            let scope = Scope::new(&trigger.event, draft.input());
+            if !when.truth(&scope).map_err(|fault| fault.at("when"))? {
+                let ready = self.ready(None, String::new(), draft, context);
+                return Ok(Assembly::Skipped(ready));
+            }
+        }
+        let Some(prompt) = &self.prompt else {
+            let ready = self.ready(None, String::new(), draft, context);
+            return Ok(Assembly::Ready(ready));
+        };
+        let rendered = prompt::fit(prompt, &mut draft)?;
+        let user_text = match self.conversation.as_ref().map(|own| &own.user_text) {
+            Some(Some(user_text)) => user_text
+                .string(&Scope::new(&trigger.event, draft.input()))
+                .map_err(|fault| fault.at("conversation.userText"))?,
+            Some(None) => rendered.user.clone(),
+            None => String::new(),
+        };
+        let tokens = rendered.tokens;
+        let messages = prompt::messages_of(rendered, &draft);
+        let assembled = Assembled {
+            hash: prompt::hash(&messages),
+            tokens,
+            messages,
+        };
+        let ready = self.ready(Some(assembled), user_text, draft, context);
+        Ok(Assembly::Ready(ready))
+    }
+
+    /// The template input before anything is read: the event and the run.
+    pub(super) fn base_input(&self, trigger: &Trigger, attempt: u32) -> Map<String, Value> {
+        let event = &trigger.event;
+        Map::from_iter([
+            ("event".to_owned(), event.value.clone()),
+            (
+                "key".to_owned(),
+                event
+                    .key
+                    .as_ref()
+                    .map_or(Value::Null, |key| key.as_str().into()),
+            ),
+            ("headers".to_owned(), event.headers.clone()),
+            ("time".to_owned(), rfc3339(event.time).into()),
+            (
+                "run".to_owned(),
+                json!({
+                    "id": trigger.run,
+                    "attempt": attempt,
+                    "agent": self.full_name,
+                    "root": trigger.root.to_string(),
+                    "hops": trigger.hops,
+                }),
+            ),
+        ])
+    }
+
+    /// The template input of a run that could not be assembled: every slot null.
+    pub(super) fn empty_input(&self, trigger: &Trigger, attempt: u32) -> Value {
+        let plans: Vec<SlotPlan> = self.slots.iter().map(|slot| slot.plan.clone()).collect();
+        Draft::new(self.base_input(trigger, attempt), &plans, &[], 0).into_input()
+    }
+
+    fn read_slot(
+        &self,
+        slot: &Slot,
+        trigger: &Trigger,
+        context: &Context<'_>,
+        draft: &mut Draft,
+    ) -> Result<(), Fault> {
+        let name = &slot.plan.name;
+        let scope = Scope::new(&trigger.event, draft.input());
+        let read = slot
+            .lookup
+            .read(&scope, context.views, trigger.time)
+            .map_err(|fault| fault.at(format_args!("slot '{name}'")))?;
+        let stale_ms = context
+            .freshness
+            .views
+            .get(slot.lookup.view())
+            .map_or(0, |view| view.stale_ms);
+        let stale = slot.is_stale(stale_ms);
+        if stale && slot.on_stale == OnStale::Fail {
+            return Err(Fault::new(
+                Reason::StaleSlot,
+                format!(
+                    "slot '{name}': the view '{}' last held all that was in the log {stale_ms} ms ago, maxStalenessSeconds allows {} ms",
+                    slot.lookup.view(),
+                    slot.max_staleness_ms.unwrap_or(0),
+                ),
+            ));
+        }
+        let show = !(stale && slot.on_stale == OnStale::Omit);
+        if slot.plan.required && (is_empty(&read) || !show) {
+            let why = if show {
+                "nothing was found"
+            } else {
+                "it is stale and omitted"
+            };
+            return Err(Fault::new(
+                Reason::RequiredSlotEmpty,
+                format!(
+                    "slot '{name}' is required, and {why} in the view '{}'. If runs should go on without it, leave out `required`",
+                    slot.lookup.view()
+                ),
+            ));
+        }
+        draft.add(&slot.plan, read, stale_seconds(stale_ms), show);
+        Ok(())
+    }
+
+    fn ready(
+        &self,
+        prompt: Option<Assembled>,
+        user_text: String,
+        draft: Draft,
+        context: &Context<'_>,
+    ) -> Ready {
+        let mut slots: Vec<audit::Slot> = self
+            .slots
+            .iter()
+            .zip(draft.slots())
+            .map(|(slot, held)| audited(slot, held, context))
+            .collect();
+        slots.sort_by(|left, right| left.slot.cmp(&right.slot));
+        Ready {
+            prompt,
+            slots,
+            turns: audit::Turns {
+                shown: draft.turns().len(),
+                omitted: draft.turns_omitted(),
+            },
+            input: Arc::new(draft.into_input()),
+            user_text,
+            attempt: context.attempt,
+            assembled_at: context.assembled_at,
+            past: NextTurn {
+                number: context.conversation.next,
+                ends: context.conversation.ends.clone(),
+            },
+        }
+    }
+}
+
+impl Slot {
+    fn is_stale(&self, stale_ms: i64) -> bool {
+        self.max_staleness_ms.is_some_and(|most| stale_ms > most)
+    }
+}
+
+/// Null, or no row.
+fn is_empty(read: &Read) -> bool {
+    read.rows.is_empty() || read.value.is_null()
+}
+
+/// Rounded up: only a view that holds all is stale by 0.
+fn stale_seconds(stale_ms: i64) -> i64 {
+    stale_ms.max(0).saturating_add(999) / 1_000
+}
+
+fn audited(slot: &Slot, held: &Held, context: &Context<'_>) -> audit::Slot {
+    let texts = |keys: &[Key]| keys.iter().map(|key| key.as_str().to_owned()).collect();
+    let freshness = context.freshness.views.get(slot.lookup.view());
+    let stale_ms = freshness.map_or(0, |view| view.stale_ms);
+    audit::Slot {
+        slot: held.name().to_owned(),
+        view: slot.lookup.view().to_owned(),
+        generation: slot.generation.clone(),
+        one: held.one(),
+        keys: texts(held.keys()),
+        rows: held
+            .rows()
+            .iter()
+            .map(|row| audit::Row {
+                key: row.key.as_str().to_owned(),
+                position: row.position.clone(),
+                time: row.time,
+            })
+            .collect(),
+        count: held.kept(),
+        omitted: held.omitted(),
+        missing: texts(held.missing()),
+        as_of: held.as_of(),
+        age_seconds: held.age_seconds(context.assembled_at),
+        stale_seconds: stale_seconds(stale_ms),
+        stale: slot.is_stale(stale_ms),
+        covered: freshness
+            .map(|view| view.covered.clone())
+            .unwrap_or_default(),
+        behind: freshness
+            .map(|view| view.behind.clone())
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,193 @@
+//! A run that is done: outputs, turn, audit.
+
+use super::scope::Scope;
+use super::{Agent, Assembled, Completion, Ready, Trigger};
+use crate::audit::{self, Written};
+use crate::config::Outcome;
+use crate::conversation::{Appended, Turn, turn_records};
+use crate::fault::{Fault, Reason};
+use crate::model::Reply;
+use crate::names::header;
+use crate::output::{Made, Output};
+use crate::record::NewRecord;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+impl Agent {
+    /// Ends a run with what the model said, or without a reply where the agent has no model.
+    /// `finished_at`: milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// An output that cannot be made; the run may be tried again, the model being asked anew.
+    pub fn complete(
+        &self,
+        trigger: &Trigger,
+        ready: &Ready,
+        reply: Option<&Reply>,
+        finished_at: i64,
+    ) -> Result<Completion, Fault> {
+        if self.model.is_some() && reply.is_none() {
+            return Err(Fault::new(
+                Reason::ModelFailed,
+                "the run was to be completed without the model's reply",
+            ));
+        }
+        let prompt = prompt_value(ready.prompt.as_ref());
+        let result = reply.map(result_value);
+        let mut more: Vec<(&str, &Value)> = vec![("prompt", &prompt)];
+        more.extend(result.as_ref().map(|result| ("result", result)));
+        let mut records = Vec::new();
+        let mut written = Vec::new();
+        for output in self.outputs_for(Outcome::Done) {
+            let made = make(output, trigger, &ready.input, &more)?;
+            self.put(
+                output,
+                made,
+                trigger,
+                ready.hash(),
+                &mut records,
+                &mut written,
+            );
+        }
+        let turn = self.turn(trigger, ready, reply);
+        if let (Some(conversation), Some(turn)) = (&self.conversation, &turn) {
+            let partition = trigger.position.partition;
+            let turn = turn_records(&conversation.topic, partition, turn);
+            records.extend(turn.map_err(|error| unwritable(&error))?);
+        }
+        let mut summary = self.audited(trigger, Some(ready), audit::Outcome::Done, finished_at);
+        summary.outputs = written;
+        if let (Some(model), Some(reply)) = (&self.model, reply) {
+            summary.model = Some(audit::Model {
+                name: model.name.clone(),
+                model: model.model.clone(),
+                usage: reply.usage,
+                finish_reason: reply.finish_reason.clone(),
+                answer: Some(reply.text.clone()),
+            });
+        }
+        records.push(self.audit_record(&summary)?);
+        Ok(Completion {
+            records,
+            turn,
+            summary: Arc::new(summary),
+        })
+    }
+
+    pub(super) fn outputs_for(&self, outcome: Outcome) -> impl Iterator<Item = &Output> {
+        self.outputs
+            .iter()
+            .filter(move |output| output.outcome() == outcome)
+    }
+
+    /// Adds the records of an output, with headers, and what the audit says of them.
+    pub(super) fn put(
+        &self,
+        output: &Output,
+        made: Vec<Made>,
+        trigger: &Trigger,
+        hash: Option<&str>,
+        records: &mut Vec<NewRecord>,
+        written: &mut Vec<Written>,
+    ) {
+        for Made { key, value } in made {
+            written.push(Written {
+                output: output.name().to_owned(),
+                topic: output.topic().to_owned(),
+                key: key.as_str().to_owned(),
+            });
+            records.push(NewRecord {
+                topic: output.topic().to_owned(),
+                partition: None,
+                key: Some(key.as_bytes().to_vec()),
+                value: Some(value),
+                headers: self.headers(trigger, hash),
+                timestamp: None,
+            });
+        }
+    }
+
+    fn headers(&self, trigger: &Trigger, hash: Option<&str>) -> Vec<(String, Option<Vec<u8>>)> {
+        let text = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
+        let mut headers = vec![
+            text(header::RUN, trigger.run.clone()),
+            text(header::AGENT, self.full_name.clone()),
+            text(header::TRIGGER, trigger.position.to_string()),
+            text(header::ROOT, trigger.root.to_string()),
+            text(header::HOPS, trigger.hops.to_string()),
+        ];
+        headers.extend(hash.map(|hash| text(header::PROMPT, hash.to_owned())));
+        headers.extend(
+            trigger
+                .trace_parent()
+                .map(|value| (header::TRACE_PARENT.to_owned(), Some(value.to_vec()))),
+        );
+        headers
+    }
+
+    /// The turn of a run that had an answer; a trigger without a key has no conversation.
+    fn turn(&self, trigger: &Trigger, ready: &Ready, reply: Option<&Reply>) -> Option<Appended> {
+        self.conversation.as_ref()?;
+        let (key, reply) = (trigger.key.clone()?, reply?);
+        Some(Appended {
+            key,
+            number: ready.past.number,
+            turn: Arc::new(Turn {
+                user: ready.user_text.clone(),
+                assistant: reply.text.clone(),
+                time: trigger.time,
+                run: trigger.run.clone(),
+            }),
+            ends: ready.past.ends.clone(),
+        })
+    }
+}
+
+impl Ready {
+    pub(super) fn hash(&self) -> Option<&str> {
+        self.prompt.as_ref().map(|prompt| prompt.hash.as_str())
+    }
+}
+
+/// The records of one output of a run.
+pub(super) fn make(
+    output: &Output,
+    trigger: &Trigger,
+    input: &Value,
+    more: &[(&str, &Value)],
+) -> Result<Vec<Made>, Fault> {
+    let scope = Scope {
+        event: &trigger.event,
+        input,
+        more,
+        item: None,
+    };
+    output.make(trigger.key.as_ref(), &scope)
+}
+
+/// What outputs see as `prompt`; null where there is none.
+pub(super) fn prompt_value(prompt: Option<&Assembled>) -> Value {
+    prompt.map_or(Value::Null, |prompt| {
+        json!({
+            "messages": &*prompt.messages,
+            "tokens": prompt.tokens,
+            "hash": prompt.hash,
+        })
+    })
+}
+
+fn result_value(reply: &Reply) -> Value {
+    json!({
+        "text": reply.text,
+        "json": null,
+        "usage": reply.usage,
+        "finish_reason": reply.finish_reason,
+    })
+}
+
+pub(super) fn unwritable(error: &serde_json::Error) -> Fault {
+    Fault::new(
+        Reason::OutputFailed,
+        format!("a record of the run cannot be written as JSON: {error}"),
+    )
+}

@@ -1,0 +1,214 @@
+//! The other ways in which a run ends: skipped, failed, refused; and the audit of all of them.
+
+use super::complete::{make, prompt_value, unwritable};
+use super::{Agent, Completion, Ready, Trigger};
+use crate::audit;
+use crate::config::{InvalidRecords, OnFailure, Outcome};
+use crate::fault::{Fault, dead_letter};
+use crate::record::{NewRecord, Record};
+use serde_json::json;
+use std::sync::Arc;
+
+impl Agent {
+    /// Ends a run whose `when` was false: nothing but the audit is written.
+    ///
+    /// # Errors
+    /// None that data can cause: an audit record is always JSON.
+    pub fn skip(
+        &self,
+        trigger: &Trigger,
+        skipped: &Ready,
+        finished_at: i64,
+    ) -> Result<Completion, Fault> {
+        let summary = self.audited(trigger, Some(skipped), audit::Outcome::Skipped, finished_at);
+        Ok(Completion {
+            records: vec![self.audit_record(&summary)?],
+            turn: None,
+            summary: Arc::new(summary),
+        })
+    }
+
+    /// Ends a run that has used its attempts (semantics 20): the outputs for failed runs, a dead
+    /// letter unless `onFailure` is `Skip`, the audit. `ready`: as far as the last attempt got.
+    ///
+    /// An output that fails itself is left out, and the audit says so.
+    ///
+    /// # Errors
+    /// None that data can cause: an audit record is always JSON.
+    pub fn fail(
+        &self,
+        trigger: &Trigger,
+        ready: Option<&Ready>,
+        fault: &Fault,
+        attempts: u32,
+        finished_at: i64,
+    ) -> Result<Completion, Fault> {
+        let mut failure = audit::Failure::from(fault);
+        let input = match ready {
+            Some(ready) => Arc::clone(&ready.input),
+            None => Arc::new(self.empty_input(trigger, attempts)),
+        };
+        let prompt = prompt_value(ready.and_then(|ready| ready.prompt.as_ref()));
+        let described = json!({"reason": fault.reason, "message": fault.message});
+        let more = [("prompt", &prompt), ("failure", &described)];
+        let mut records = Vec::new();
+        let mut written = Vec::new();
+        for output in self.outputs_for(Outcome::Failed) {
+            match make(output, trigger, &input, &more) {
+                Ok(made) => {
+                    let hash = ready.and_then(Ready::hash);
+                    self.put(output, made, trigger, hash, &mut records, &mut written);
+                }
+                Err(fault) => failure.outputs.push(fault.to_string()),
+            }
+        }
+        if self.delivery.on_failure != OnFailure::Skip {
+            let dead = &self.topics.dead;
+            records.push(trigger.with_record(|record| dead_letter(record, fault, dead)));
+        }
+        let mut summary = self.audited(trigger, ready, audit::Outcome::Failed, finished_at);
+        summary.attempt = attempts;
+        summary.outputs = written;
+        summary.failure = Some(failure);
+        records.push(self.audit_record(&summary)?);
+        Ok(Completion {
+            records,
+            turn: None,
+            summary: Arc::new(summary),
+        })
+    }
+
+    /// Ends a record for which [`Agent::trigger`] gave a fault: a dead letter and the audit, no
+    /// outputs, as there is no event to make them from and a chain of too many hops must end. A record
+    /// that does not decode leaves no letter where the source's `invalidRecords` is `Skip`, and any
+    /// other none where `onFailure` is.
+    ///
+    /// # Errors
+    /// None that data can cause: an audit record is always JSON.
+    pub fn refuse(
+        &self,
+        record: &Record<'_>,
+        fault: &Fault,
+        finished_at: i64,
+    ) -> Result<Completion, Fault> {
+        let position = record.position();
+        let undecoded = self.source.decode(record);
+        let (root, hops, key, time) = match &undecoded {
+            Ok(event) => (
+                event.root.clone(),
+                event.hops.saturating_add(1),
+                event.key.as_ref().map(|key| key.as_str().to_owned()),
+                event.time,
+            ),
+            Err(_) => (position.clone(), 1, None, record.timestamp),
+        };
+        let skip = match undecoded {
+            Ok(_) => self.delivery.on_failure == OnFailure::Skip,
+            Err(_) => self.invalid_records() == InvalidRecords::Skip,
+        };
+        let mut records = Vec::new();
+        if !skip {
+            records.push(dead_letter(record, fault, &self.topics.dead));
+        }
+        let trigger = audit::Trigger {
+            position,
+            timestamp: record.timestamp,
+            time,
+            key,
+        };
+        let mut summary = audit::Record {
+            root,
+            hops,
+            ..self.blank(
+                self.run_id(record),
+                trigger,
+                audit::Outcome::Failed,
+                finished_at,
+            )
+        };
+        summary.failure = Some(audit::Failure::from(fault));
+        records.push(self.audit_record(&summary)?);
+        Ok(Completion {
+            records,
+            turn: None,
+            summary: Arc::new(summary),
+        })
+    }
+
+    /// What the audit says of a run, without its model, outputs and failure.
+    pub(super) fn audited(
+        &self,
+        trigger: &Trigger,
+        ready: Option<&Ready>,
+        outcome: audit::Outcome,
+        finished_at: i64,
+    ) -> audit::Record {
+        let audited = audit::Trigger {
+            position: trigger.position.clone(),
+            timestamp: trigger.timestamp,
+            time: trigger.time,
+            key: trigger.key.as_ref().map(|key| key.as_str().to_owned()),
+        };
+        let mut record = audit::Record {
+            root: trigger.root.clone(),
+            hops: trigger.hops,
+            ..self.blank(trigger.run.clone(), audited, outcome, finished_at)
+        };
+        if let Some(ready) = ready {
+            record.attempt = ready.attempt;
+            record.assembled_at = Some(ready.assembled_at);
+            record.slots.clone_from(&ready.slots);
+            record.turns = ready.turns;
+            record.prompt = ready.prompt.as_ref().map(|prompt| audit::Prompt {
+                hash: prompt.hash.clone(),
+                tokens: prompt.tokens,
+                messages: Some(Arc::clone(&prompt.messages)),
+            });
+            record.input = Some(Arc::clone(&ready.input));
+        }
+        record
+    }
+
+    fn blank(
+        &self,
+        run: String,
+        trigger: audit::Trigger,
+        outcome: audit::Outcome,
+        finished_at: i64,
+    ) -> audit::Record {
+        audit::Record {
+            run,
+            agent: self.full_name.clone(),
+            attempt: 0,
+            outcome,
+            root: trigger.position.clone(),
+            trigger,
+            hops: 1,
+            spec_hash: self.spec_hash.clone(),
+            template_hash: self
+                .prompt
+                .as_ref()
+                .map(|own| own.template_hash().to_owned()),
+            assembled_at: None,
+            finished_at,
+            slots: Vec::new(),
+            turns: audit::Turns::default(),
+            prompt: None,
+            input: None,
+            model: None,
+            outputs: Vec::new(),
+            failure: None,
+            values: audit::Values::Full,
+        }
+    }
+
+    pub(super) fn audit_record(&self, summary: &audit::Record) -> Result<NewRecord, Fault> {
+        summary
+            .write(
+                self.audit,
+                &self.topics.runs,
+                summary.trigger.position.partition,
+            )
+            .map_err(|error| unwritable(&error))
+    }
+}
