@@ -6,9 +6,12 @@
     reason = "a command answers on the terminal"
 )]
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use headwater_testbed::{Part, Result};
+use headwater_testbed::{Part, Result, image::Image};
 
 const USAGE: &str = "\
 Usage:
@@ -17,6 +20,8 @@ Usage:
   testbed down [PART]         stop, and remove what was made
   testbed status
   testbed env                 export lines for a shell
+  testbed image --binary PATH --name NAME --out FILE.tar [--user ID] [--tmp]
+                              write a container image: the program, its shared libraries, the machine's certificate authorities
 
 PART is kafka, control-plane, node (which needs the control plane, and root), helm (to prepare only) or all, which is the default.
 ";
@@ -30,10 +35,11 @@ fn main() -> ExitCode {
         ["down", part @ ..] if part.len() <= 1 => each(part, headwater_testbed::down),
         ["status"] => print(headwater_testbed::status()),
         ["env"] => print(headwater_testbed::environment()),
-        _ => {
-            eprint!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        ["image", options @ ..] => match image_options(options) {
+            Some((image, out)) => write_image(&image, &out),
+            None => return usage(),
+        },
+        _ => return usage(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -42,6 +48,51 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprint!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// The image, and the file to write it to; none where an option is unknown, missing or has no value.
+fn image_options(mut options: &[&str]) -> Option<(Image, PathBuf)> {
+    let (mut binary, mut name, mut out) = (None, None, None);
+    let mut user = headwater_testbed::image::USER;
+    let mut temporary_folder = false;
+    loop {
+        options = match options {
+            [] => break,
+            ["--tmp", rest @ ..] => {
+                temporary_folder = true;
+                rest
+            }
+            [option, value, rest @ ..] => {
+                match *option {
+                    "--binary" => binary = Some(*value),
+                    "--name" => name = Some(*value),
+                    "--out" => out = Some(PathBuf::from(value)),
+                    "--user" => user = value.parse().ok()?,
+                    _ => return None,
+                }
+                rest
+            }
+            _ => return None,
+        };
+    }
+    let image = Image {
+        certificates: true,
+        temporary_folder,
+        user,
+        ..Image::new(name?, binary?)
+    };
+    Some((image, out?))
+}
+
+fn write_image(image: &Image, out: &Path) -> Result<()> {
+    let digest = headwater_testbed::image::write(image, out)?;
+    println!("{digest}");
+    Ok(())
 }
 
 fn each(part: &[&str], work: fn(Part) -> Result<()>) -> Result<()> {

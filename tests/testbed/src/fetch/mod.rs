@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use crate::error::Result;
 
+/// Does something that takes long, saying so on standard error.
 #[allow(
     clippy::print_stderr,
     reason = "whoever waits for minutes wants to know for what"
 )]
-/// Does something that takes long, saying so on standard error.
 pub(crate) fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprintln!("testbed: {what} ...");
     let started = Instant::now();

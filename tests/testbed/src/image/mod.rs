@@ -162,7 +162,7 @@ fn archive(image: &Image, layer: &[u8], out: impl Write) -> io::Result<String> {
     let mut tar = tar::Builder::new(out);
     let mut blob = |media_type: &str, bytes: &[u8]| {
         let digest = hex(bytes);
-        layer::append(&mut tar, &format!("blobs/sha256/{digest}"), bytes, 0o644)?;
+        layer::append(&mut tar, format!("blobs/sha256/{digest}"), bytes, 0o644)?;
         Ok::<_, io::Error>(serde_json::json!({
             "mediaType": media_type,
             "digest": format!("sha256:{digest}"),

@@ -136,6 +136,7 @@ impl Kafka {
 }
 
 impl Drop for Kafka {
+    #[allow(clippy::print_stderr, reason = "a drop has nobody to give an error to")]
     fn drop(&mut self) {
         if let Kind::Private(broker) = &self.kind
             && let Err(error) = broker.remove()

@@ -86,7 +86,7 @@ impl Containerd {
         Ok(())
     }
 
-    /// Ends the runtime and what watches over its containers. The containers themselves are ended through their control groups.
+    /// Ends the runtime and what watches over its containers. The containers have been ended, through their control groups.
     pub(super) fn stop(&self) -> Result<()> {
         self.process.stop_within(STOP_LIMIT)?;
         for shim in self.shims() {

@@ -273,8 +273,9 @@ pub(crate) fn remove() -> Result<()> {
     for process in [&parts.kubelet, &parts.scheduler, &parts.proxy] {
         process.stop_within(STOP_LIMIT)?;
     }
-    parts.containerd.stop()?;
+    // Before what watches over them goes, which would leave their remains to nobody.
     cgroups::remove()?;
+    parts.containerd.stop()?;
     unmount(&parts.folder)?;
     network::remove(&parts.folder)?;
     remove_log_links(&parts.kubelet_folder())?;
