@@ -23,7 +23,7 @@ pub struct Stage {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Role {
     /// The view stage of this view: fold and checkpoint.
     View {
@@ -139,7 +139,7 @@ pub struct From {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Fold {
     Latest {
         merge: Merge,
@@ -166,7 +166,7 @@ pub struct Index {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum IndexKey {
     /// CEL over `value` and `key` giving one key.
     One(String),
@@ -176,7 +176,7 @@ pub enum IndexKey {
 
 /// The one order that a view folds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Input {
     /// The only source's topic is the input log.
     Source { topic: String },
@@ -208,7 +208,7 @@ pub struct Lookup {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum By {
     /// CEL giving one key.
     Key(String),
@@ -260,6 +260,8 @@ pub struct Agent {
     pub outputs: Vec<Output>,
     pub delivery: Delivery,
     pub audit: Audit,
+    /// Runs under way at once in each replica.
+    pub concurrency: u32,
     pub topics: AgentTopics,
 }
 
@@ -334,7 +336,7 @@ pub struct Model {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Provider {
     OpenAi {
         base_url: String,
@@ -355,7 +357,7 @@ pub struct HttpHeader {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum HttpHeaderValue {
     Text(String),
     File(String),

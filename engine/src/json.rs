@@ -34,7 +34,10 @@ pub fn decode_text(bytes: &[u8]) -> Result<&str, Fault> {
     if bytes.len() > BYTES_MAX {
         return Err(Fault::new(
             Reason::TooLarge,
-            format!("the value has {} bytes, the limit is {BYTES_MAX}", bytes.len()),
+            format!(
+                "the value has {} bytes, the limit is {BYTES_MAX}",
+                bytes.len()
+            ),
         ));
     }
     std::str::from_utf8(bytes).map_err(|error| {
@@ -74,7 +77,11 @@ mod tests {
         for (bytes, reason, message) in [
             (b"".as_slice(), Reason::NotJson, "EOF"),
             (b"{", Reason::NotJson, "line 1 column 1"),
-            (b"1 2", Reason::NotJson, "trailing characters at line 1 column 3"),
+            (
+                b"1 2",
+                Reason::NotJson,
+                "trailing characters at line 1 column 3",
+            ),
             (b"NaN", Reason::NotJson, "expected value"),
             (b"[1e999]", Reason::NotJson, "number out of range"),
             (b"{'a':1}", Reason::NotJson, "key must be a string"),
@@ -86,15 +93,30 @@ mod tests {
         }
         let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
         assert!(decode(nested(64).as_bytes()).is_ok());
-        assert_eq!(decode(nested(65).as_bytes()).unwrap_err().reason, Reason::TooDeep);
-        assert_eq!(decode(nested(5_000).as_bytes()).unwrap_err().reason, Reason::TooDeep);
+        assert_eq!(
+            decode(nested(65).as_bytes()).unwrap_err().reason,
+            Reason::TooDeep
+        );
+        assert_eq!(
+            decode(nested(5_000).as_bytes()).unwrap_err().reason,
+            Reason::TooDeep
+        );
         let large = format!("\"{}\"", "a".repeat(BYTES_MAX));
-        assert_eq!(decode(large.as_bytes()).unwrap_err().reason, Reason::TooLarge);
+        assert_eq!(
+            decode(large.as_bytes()).unwrap_err().reason,
+            Reason::TooLarge
+        );
     }
 
     #[test]
     fn of_duplicate_keys_the_last_counts_and_objects_are_sorted() {
-        assert_eq!(decode(br#"{"b":1,"a":2,"b":3}"#).unwrap(), json!({"a": 2, "b": 3}));
-        assert_eq!(decode(br#"{"b":1,"a":2}"#).unwrap().to_string(), r#"{"a":2,"b":1}"#);
+        assert_eq!(
+            decode(br#"{"b":1,"a":2,"b":3}"#).unwrap(),
+            json!({"a": 2, "b": 3})
+        );
+        assert_eq!(
+            decode(br#"{"b":1,"a":2}"#).unwrap().to_string(),
+            r#"{"a":2,"b":1}"#
+        );
     }
 }

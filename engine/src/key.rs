@@ -13,9 +13,7 @@ use std::sync::Arc;
 const BYTES_MAX: usize = 16 * 1_024;
 
 /// A key that is not empty and not reserved. Cheap to clone; ordered by its bytes.
-#[derive(
-    Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
-)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Key(Arc<str>);
 
@@ -203,16 +201,33 @@ mod tests {
         assert_eq!(key(&json!(7)), key(&json!("7")));
         assert_eq!(key(&json!(true)), Some("true".into()));
         assert_eq!(key(&json!(u64::MAX)), Some(u64::MAX.to_string()));
-        assert_eq!(key(&json!(["a", 1, false])), Some(r#"["a","1","false"]"#.into()));
+        assert_eq!(
+            key(&json!(["a", 1, false])),
+            Some(r#"["a","1","false"]"#.into())
+        );
         assert_ne!(key(&json!(["a", "b,c"])), key(&json!(["a,b", "c"])));
-        for bad in [json!(7.0), json!({}), json!([]), json!([null]), json!([1.5]), json!([["a"]])] {
-            assert_eq!(Key::from_json(&bad).unwrap_err().reason, Reason::InvalidKey, "{bad}");
+        for bad in [
+            json!(7.0),
+            json!({}),
+            json!([]),
+            json!([null]),
+            json!([1.5]),
+            json!([["a"]]),
+        ] {
+            assert_eq!(
+                Key::from_json(&bad).unwrap_err().reason,
+                Reason::InvalidKey,
+                "{bad}"
+            );
         }
         assert_eq!(
             Key::from_json(&json!("\u{0}m")).unwrap_err().reason,
             Reason::ReservedKey
         );
-        assert_eq!(Key::from_bytes(&[0xff]).unwrap_err().reason, Reason::InvalidKey);
+        assert_eq!(
+            Key::from_bytes(&[0xff]).unwrap_err().reason,
+            Reason::InvalidKey
+        );
     }
 
     #[test]
@@ -229,7 +244,10 @@ mod tests {
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+            (
+                "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+                -58_897_971,
+            ),
             ("abc", 479_470_107),
         ] {
             assert_eq!(murmur2(text.as_bytes()).cast_signed(), hash, "{text}");

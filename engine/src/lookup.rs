@@ -4,7 +4,7 @@
 //! `limit`. The same input gives the same rows in the same order.
 
 use crate::config::{self, By, Order};
-use crate::expr::{Expression, Names, Shape, Variable, Variables};
+use crate::expr::{Expression, Names, Shape, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
 use crate::problem::{CompileError, reason};
@@ -72,26 +72,26 @@ impl Lookup {
     pub fn compile(lookup: &config::Lookup, names: &Names, path: &str) -> Result<Self, CompileError> {
         let mut problems = CompileError::default();
         let row_names = names.clone().shape("value", Shape::Any);
-        let mut expression = |field: &str, text: &str, names: &Names| {
+        let mut expression = |field: &str, text: &str, names: &Names, wanted| {
             problems.take(
                 format!("{path}.{field}"),
                 reason::INVALID_EXPRESSION,
-                Expression::compile(text, names),
+                Expression::compile_for(text, names, wanted),
             )
         };
         let by = match &lookup.by {
-            By::Key(text) => expression("key", text, names).map(CompiledBy::Key),
-            By::Keys(text) => expression("keys", text, names).map(CompiledBy::Keys),
+            By::Key(text) => expression("key", text, names, Wanted::Key).map(CompiledBy::Key),
+            By::Keys(text) => expression("keys", text, names, Wanted::List).map(CompiledBy::Keys),
             By::All => Some(CompiledBy::All),
         };
         let filter = lookup
             .filter
             .as_ref()
-            .and_then(|text| expression("where", text, &row_names));
+            .and_then(|text| expression("where", text, &row_names, Wanted::Bool));
         let order_by = lookup
             .order_by
             .as_ref()
-            .and_then(|text| expression("orderBy", text, &row_names));
+            .and_then(|text| expression("orderBy", text, &row_names, Wanted::Anything));
         problems.finish()?;
         Ok(Self {
             view: lookup.view.clone(),

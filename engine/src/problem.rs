@@ -38,7 +38,12 @@ impl CompileError {
         error
     }
 
-    pub fn add(&mut self, path: impl Into<String>, reason: &'static str, message: impl fmt::Display) {
+    pub fn add(
+        &mut self,
+        path: impl Into<String>,
+        reason: &'static str,
+        message: impl fmt::Display,
+    ) {
         self.problems.push(Problem {
             path: path.into(),
             message: message.to_string(),

@@ -15,6 +15,7 @@ use crate::record::{Position, Record};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Number, Value};
+use std::sync::Arc;
 
 /// How far an event time may be past its record's timestamp: further, and it would expire all else.
 pub const AHEAD_MS_MAX: i64 = 3_600_000;
@@ -79,7 +80,7 @@ impl Variables for Decoded<'_> {
 #[derive(Debug)]
 pub struct Source {
     name: String,
-    topic: String,
+    topic: Arc<str>,
     format: config::Format,
     key_format: config::Format,
     validator: Option<Validator>,
@@ -121,7 +122,7 @@ impl Source {
         problems.finish()?;
         Ok(Self {
             name: config.name.clone(),
-            topic: config.topic.clone(),
+            topic: config.topic.as_str().into(),
             format: config.format,
             key_format: config.key_format,
             validator,
@@ -174,7 +175,10 @@ impl Source {
         let needs_record_key = match &self.key {
             None => true,
             Some(key) => key.reads("key") || (null && key.reads("event")),
-        } || self.event_time.as_ref().is_some_and(|time| time.reads("key"));
+        } || self
+            .event_time
+            .as_ref()
+            .is_some_and(|time| time.reads("key"));
         let record_key = if needs_record_key {
             self.decode_key(record.key)?
         } else {
@@ -199,7 +203,7 @@ impl Source {
             Some(expression) if !(null && expression.reads("event")) => expression.key(&decoded)?,
             _ => Key::from_json(&record_key)?,
         };
-        let position = record.position();
+        let position = self.position(record);
         Ok(Event {
             null,
             key,
@@ -214,6 +218,20 @@ impl Source {
             headers,
             value,
         })
+    }
+
+    /// Shares the topic's name between all events of it.
+    fn position(&self, record: &Record<'_>) -> Position {
+        let topic = if record.topic == &*self.topic {
+            Arc::clone(&self.topic)
+        } else {
+            record.topic.into()
+        };
+        Position {
+            topic,
+            partition: record.partition,
+            offset: record.offset,
+        }
     }
 
     fn decode_value(&self, bytes: &[u8]) -> Result<Value, Fault> {
@@ -284,7 +302,10 @@ fn mismatch(error: &jsonschema::ValidationError<'_>) -> Fault {
     let what = match error.kind() {
         // Names of fields that no schema knows are the sender's data.
         ValidationErrorKind::AdditionalProperties { unexpected } => {
-            format!("has {} fields that the schema does not allow", unexpected.len())
+            format!(
+                "has {} fields that the schema does not allow",
+                unexpected.len()
+            )
         }
         _ => error.masked().to_string(),
     };
@@ -392,13 +413,19 @@ mod tests {
             (header::HOPS, Some(b"3".as_slice())),
         ];
         let event = source
-            .decode(&Record { headers: &headers, ..record(Some(br#"{"id":7,"at":9000000}"#)) })
+            .decode(&Record {
+                headers: &headers,
+                ..record(Some(br#"{"id":7,"at":9000000}"#))
+            })
             .unwrap();
         assert_eq!(event.key, Key::from_text("7").unwrap());
         assert_eq!(event.time, 9_000_000);
         assert_eq!(event.headers["a"], json!("2"));
         assert_eq!(event.root.to_string(), "x-y-1-2");
-        assert_eq!((event.hops, event.position.to_string().as_str()), (3, "shop.flights-0-5"));
+        assert_eq!(
+            (event.hops, event.position.to_string().as_str()),
+            (3, "shop.flights-0-5")
+        );
 
         // A delete has its record's key and timestamp where the expressions read `event`.
         let delete = source.decode(&record(None)).unwrap();
@@ -421,16 +448,66 @@ mod tests {
             .unwrap_or_else(|error| panic!("{error}"))
         };
         for (source, value, reason, message) in [
-            (source(None, None, false), "{", Reason::NotJson, "line 1 column 1"),
-            (source(None, None, true), r#"{"s3cret":1}"#, Reason::SchemaMismatch, ""),
-            (source(None, None, true), r#"{"id":"a","s3cret":1}"#, Reason::SchemaMismatch, "the value: has 1 fields that the schema does not allow"),
-            (source(None, None, true), r#"{"id":"S3CRET"}"#, Reason::SchemaMismatch, "`/id`: value does not match"),
-            (source(None, None, true), r#"{"id":"a","n":"s3cret"}"#, Reason::SchemaMismatch, "`/n`: value is not of type"),
-            (source(Some("event.id"), None, false), r#"{"id":1.5}"#, Reason::InvalidKey, "`event.id`: a key is a double"),
-            (source(Some("event.id"), None, false), r#"{}"#, Reason::AbsentField, "`event` has no field `id`"),
-            (source(None, Some("timestamp(event.at)"), false), r#"{"at":"s3cret"}"#, Reason::ExpressionFailed, "RFC 3339"),
-            (source(None, Some("event.at"), false), r#"{"at":13600001}"#, Reason::InvalidEventTime, "3600 s past"),
-            (source(None, Some("event.at"), false), r#"{"at":-999999999999999}"#, Reason::InvalidEventTime, "years 1 to 9999"),
+            (
+                source(None, None, false),
+                "{",
+                Reason::NotJson,
+                "line 1 column 1",
+            ),
+            (
+                source(None, None, true),
+                r#"{"s3cret":1}"#,
+                Reason::SchemaMismatch,
+                "",
+            ),
+            (
+                source(None, None, true),
+                r#"{"id":"a","s3cret":1}"#,
+                Reason::SchemaMismatch,
+                "the value: has 1 fields that the schema does not allow",
+            ),
+            (
+                source(None, None, true),
+                r#"{"id":"S3CRET"}"#,
+                Reason::SchemaMismatch,
+                "`/id`: value does not match",
+            ),
+            (
+                source(None, None, true),
+                r#"{"id":"a","n":"s3cret"}"#,
+                Reason::SchemaMismatch,
+                "`/n`: value is not of type",
+            ),
+            (
+                source(Some("event.id"), None, false),
+                r#"{"id":1.5}"#,
+                Reason::InvalidKey,
+                "`event.id`: a key is a double",
+            ),
+            (
+                source(Some("event.id"), None, false),
+                r#"{}"#,
+                Reason::AbsentField,
+                "`event` has no field `id`",
+            ),
+            (
+                source(None, Some("timestamp(event.at)"), false),
+                r#"{"at":"s3cret"}"#,
+                Reason::ExpressionFailed,
+                "RFC 3339",
+            ),
+            (
+                source(None, Some("event.at"), false),
+                r#"{"at":13600001}"#,
+                Reason::InvalidEventTime,
+                "3600 s past",
+            ),
+            (
+                source(None, Some("event.at"), false),
+                r#"{"at":-999999999999999}"#,
+                Reason::InvalidEventTime,
+                "years 1 to 9999",
+            ),
         ] {
             let fault = source.decode(&record(Some(value.as_bytes()))).unwrap_err();
             assert_eq!(fault.reason, reason, "{value}: {fault}");
@@ -438,16 +515,34 @@ mod tests {
             assert!(!fault.message.to_lowercase().contains("s3cret"), "{fault}");
         }
         let plain = source(None, None, false);
-        let with_key = |key| Record { key: Some(key), ..record(Some(b"1")) };
-        assert_eq!(plain.decode(&with_key(b"\xff")).unwrap_err().reason, Reason::InvalidKey);
-        assert_eq!(plain.decode(&with_key(b"\0m")).unwrap_err().reason, Reason::ReservedKey);
-        assert!(source(None, Some("event.at"), false).decode(&record(Some(br#"{"at":13600000}"#))).is_ok());
+        let with_key = |key| Record {
+            key: Some(key),
+            ..record(Some(b"1"))
+        };
+        assert_eq!(
+            plain.decode(&with_key(b"\xff")).unwrap_err().reason,
+            Reason::InvalidKey
+        );
+        assert_eq!(
+            plain.decode(&with_key(b"\0m")).unwrap_err().reason,
+            Reason::ReservedKey
+        );
+        assert!(
+            source(None, Some("event.at"), false)
+                .decode(&record(Some(br#"{"at":13600000}"#)))
+                .is_ok()
+        );
     }
 
     #[test]
     fn semantics_2_an_empty_key_is_none() {
         let source = Source::compile(&config()).unwrap();
-        let event = source.decode(&Record { key: Some(b""), ..record(Some(b"1")) }).unwrap();
+        let event = source
+            .decode(&Record {
+                key: Some(b""),
+                ..record(Some(b"1"))
+            })
+            .unwrap();
         assert_eq!(event.key, None);
     }
 
@@ -461,23 +556,43 @@ mod tests {
         })
         .unwrap();
         let event = source
-            .decode(&record(Some(br#"{"price":7,"seats":7,"legs":[{"fare":1},{"fare":1.5}]}"#)))
+            .decode(&record(Some(
+                br#"{"price":7,"seats":7,"legs":[{"fare":1},{"fare":1.5}]}"#,
+            )))
             .unwrap();
-        assert_eq!(event.value.to_string(), r#"{"legs":[{"fare":1.0},{"fare":1.5}],"price":7.0,"seats":7}"#);
+        assert_eq!(
+            event.value.to_string(),
+            r#"{"legs":[{"fare":1.0},{"fare":1.5}],"price":7.0,"seats":7}"#
+        );
     }
 
     #[test]
     fn text_and_json_keys_are_formats() {
-        let text = Source::compile(&config::Source { format: config::Format::Text, ..config() }).unwrap();
-        assert_eq!(text.decode(&record(Some(b"hello"))).unwrap().value, json!("hello"));
-        assert_eq!(text.decode(&record(Some(b"\xff"))).unwrap_err().reason, Reason::NotUtf8);
+        let text = Source::compile(&config::Source {
+            format: config::Format::Text,
+            ..config()
+        })
+        .unwrap();
+        assert_eq!(
+            text.decode(&record(Some(b"hello"))).unwrap().value,
+            json!("hello")
+        );
+        assert_eq!(
+            text.decode(&record(Some(b"\xff"))).unwrap_err().reason,
+            Reason::NotUtf8
+        );
         let keyed = Source::compile(&config::Source {
             key_format: config::Format::Json,
             key: Some("key.id".into()),
             ..config()
         })
         .unwrap();
-        let event = keyed.decode(&Record { key: Some(br#"{"id":["a",1]}"#), ..record(Some(b"1")) }).unwrap();
+        let event = keyed
+            .decode(&Record {
+                key: Some(br#"{"id":["a",1]}"#),
+                ..record(Some(b"1"))
+            })
+            .unwrap();
         assert_eq!(event.key, Key::from_text(r#"["a","1"]"#).unwrap());
         assert!(!keyed.key_is_record_key());
     }
@@ -491,7 +606,11 @@ mod tests {
             ..config()
         })
         .unwrap_err();
-        let paths: Vec<&str> = error.problems.iter().map(|problem| problem.path.as_str()).collect();
+        let paths: Vec<&str> = error
+            .problems
+            .iter()
+            .map(|problem| problem.path.as_str())
+            .collect();
         assert_eq!(paths, ["spec.schema", "spec.key", "spec.eventTime"]);
         let remote = Source::compile(&config::Source {
             schema: Some(json!({"$ref": "http://example.invalid/schema.json"})),

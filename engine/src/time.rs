@@ -26,7 +26,10 @@ mod tests {
     fn times_print_and_parse() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
         assert_eq!(rfc3339(1_500), "1970-01-01T00:00:01.5Z");
-        assert_eq!(parse_rfc3339("2026-11-23T10:00:00+01:00"), Some(1_795_424_400_000));
+        assert_eq!(
+            parse_rfc3339("2026-11-23T10:00:00+01:00"),
+            Some(1_795_424_400_000)
+        );
         assert_eq!(parse_rfc3339("yesterday"), None);
     }
 }

@@ -10,7 +10,9 @@ use super::functions::{FUNCTIONS, Function, MACROS, SEARCHES};
 use super::names::{Names, Shape};
 use super::{BYTES_MAX, DEPTH_MAX, Error, Expression, Wanted, strings};
 use crate::problem::did_you_mean;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators};
+use cel::common::ast::{
+    CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How deep the parsed tree may be: chains of operators are deeper than brackets.
@@ -55,7 +57,12 @@ pub(super) fn compile(text: &str, names: &Names, wanted: Wanted) -> Result<Expre
 }
 
 fn at(line: usize, column: usize, message: String) -> Error {
-    Error { line, column, message, hint: None }
+    Error {
+        line,
+        column,
+        message,
+        hint: None,
+    }
 }
 
 /// Bounds what the parser is given: it recurses, and may take long on what nobody would write.
@@ -64,7 +71,14 @@ fn check_size(text: &str) -> Result<(), Error> {
         return Err(at(1, 1, "the expression is empty".into()));
     }
     if text.len() > BYTES_MAX {
-        return Err(at(1, 1, format!("the expression has {} bytes, the limit is {BYTES_MAX}", text.len())));
+        return Err(at(
+            1,
+            1,
+            format!(
+                "the expression has {} bytes, the limit is {BYTES_MAX}",
+                text.len()
+            ),
+        ));
     }
     let (mut depth, mut line, mut column) = (0usize, 1, 0);
     let mut quote: Option<char> = None;
@@ -84,7 +98,11 @@ fn check_size(text: &str) -> Result<(), Error> {
             (None, '(' | '[' | '{') => {
                 depth += 1;
                 if depth > DEPTH_MAX {
-                    return Err(at(line, column, format!("brackets are nested deeper than {DEPTH_MAX}")));
+                    return Err(at(
+                        line,
+                        column,
+                        format!("brackets are nested deeper than {DEPTH_MAX}"),
+                    ));
                 }
             }
             (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
@@ -100,12 +118,18 @@ fn check_wanted(shape: &Shape, wanted: Wanted) -> Result<(), String> {
         Wanted::Anything => return Ok(()),
         Wanted::Bool => (matches!(shape, Any | Bool), "a bool"),
         Wanted::Key => (
-            !matches!(shape, Double | Object(_) | Timestamp | Shape::Duration | Shape::Bytes),
+            !matches!(
+                shape,
+                Double | Object(_) | Timestamp | Shape::Duration | Shape::Bytes
+            ),
             "a key (a string, int, bool or a list of these)",
         ),
         Wanted::List => (matches!(shape, Any | List(_) | Null), "a list"),
         Wanted::Text => (matches!(shape, Any | Text), "a string"),
-        Wanted::Time => (matches!(shape, Any | Timestamp | Int), "a timestamp or an int of milliseconds"),
+        Wanted::Time => (
+            matches!(shape, Any | Timestamp | Int),
+            "a timestamp or an int of milliseconds",
+        ),
     };
     if fits {
         Ok(())
@@ -127,10 +151,17 @@ type Checked = (Node, Shape);
 
 impl Checker<'_> {
     fn error(&self, of: &IdedExpr, message: impl Into<String>) -> Error {
-        let start = self.source.offset_for(of.id).map_or(0, |(start, _)| start as usize);
+        let start = self
+            .source
+            .offset_for(of.id)
+            .map_or(0, |(start, _)| start as usize);
         let before: String = self.text.chars().take(start).collect();
         let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |tail| tail.chars().count())
+            + 1;
         at(line, column, message.into())
     }
 
@@ -167,7 +198,11 @@ impl Checker<'_> {
                     items.push(Item { node, optional });
                 }
                 let same = shapes.windows(2).all(|pair| pair[0] == pair[1]);
-                let shape = if same { shapes.pop().unwrap_or_default() } else { Shape::Any };
+                let shape = if same {
+                    shapes.pop().unwrap_or_default()
+                } else {
+                    Shape::Any
+                };
                 Ok((Node::List(items), Shape::List(Box::new(shape))))
             }
             Expr::Map(map) => {
@@ -180,19 +215,34 @@ impl Checker<'_> {
                     if let Expr::Literal(LiteralValue::String(name)) = &entry.key.expr
                         && !seen.insert(name.inner().to_owned())
                     {
-                        return Err(self.error(&entry.key, format!("the key `{}` stands twice", name.inner())));
+                        return Err(self.error(
+                            &entry.key,
+                            format!("the key `{}` stands twice", name.inner()),
+                        ));
                     }
                     let (key, _) = self.node(&entry.key, depth)?;
                     let (node, _) = self.node(&entry.value, depth)?;
-                    entries.push((key, Item { node, optional: entry.optional }));
+                    entries.push((
+                        key,
+                        Item {
+                            node,
+                            optional: entry.optional,
+                        },
+                    ));
                 }
                 Ok((Node::Map(entries), Shape::object()))
             }
             Expr::Struct(of_type) => Err(self.error(
                 of,
-                format!("there is no type `{}`; an object is written {{'name': value}}", of_type.type_name),
+                format!(
+                    "there is no type `{}`; an object is written {{'name': value}}",
+                    of_type.type_name
+                ),
             )),
-            Expr::Comprehension(_) => Err(self.error(of, "comprehensions are written as macros, as list.map(x, ...)")),
+            Expr::Comprehension(_) => Err(self.error(
+                of,
+                "comprehensions are written as macros, as list.map(x, ...)",
+            )),
         }
     }
 
@@ -209,8 +259,14 @@ impl Checker<'_> {
             return Ok((Node::Root(name.into()), shape.clone()));
         }
         const TYPES: [(&str, &str); 8] = [
-            ("bool", "bool"), ("int", "int"), ("uint", "uint"), ("double", "double"), ("string", "string"),
-            ("bytes", "bytes"), ("list", "list"), ("map", "map"),
+            ("bool", "bool"),
+            ("int", "int"),
+            ("uint", "uint"),
+            ("double", "double"),
+            ("string", "string"),
+            ("bytes", "bytes"),
+            ("list", "list"),
+            ("map", "map"),
         ];
         if let Some((_, of_type)) = TYPES.iter().find(|(known, _)| *known == name) {
             return Ok((Node::Type(of_type), Shape::Any));
@@ -223,7 +279,12 @@ impl Checker<'_> {
             .roots()
             .chain(self.locals.iter().map(|(local, _)| local.as_str()))
             .collect();
-        let mut error = self.unknown(of, format!("there is no `{name}` here"), name, known.iter().copied());
+        let mut error = self.unknown(
+            of,
+            format!("there is no `{name}` here"),
+            name,
+            known.iter().copied(),
+        );
         if error.hint.is_none() {
             error.hint = Some(format!("There are: {}", known.join(", ")));
         }
@@ -237,10 +298,18 @@ impl Checker<'_> {
         }
     }
 
-    fn select(&mut self, of: &IdedExpr, select: &SelectExpr, depth: usize) -> Result<Checked, Error> {
+    fn select(
+        &mut self,
+        of: &IdedExpr,
+        select: &SelectExpr,
+        depth: usize,
+    ) -> Result<Checked, Error> {
         let (node, shape) = self.target(&select.operand, &select.field, depth)?;
         let found = self.field(of, &shape, &select.field, false)?;
-        Ok((Node::Select(Box::new(node), select.field.as_str().into()), found))
+        Ok((
+            Node::Select(Box::new(node), select.field.as_str().into()),
+            found,
+        ))
     }
 
     /// The shape of a field; `asks`: whether the expression asks if it is there.
@@ -251,7 +320,12 @@ impl Checker<'_> {
                 Some(shape) => Ok(shape.clone()),
                 None if (asks && fields.strict) || (!asks && fields.closed) => {
                     let known = fields.known.keys().map(String::as_str);
-                    let mut error = self.unknown(of, format!("there is no field `{name}`"), name, known.clone());
+                    let mut error = self.unknown(
+                        of,
+                        format!("there is no field `{name}`"),
+                        name,
+                        known.clone(),
+                    );
                     if error.hint.is_none() {
                         let listed: Vec<&str> = known.take(20).collect();
                         error.hint = Some(if listed.is_empty() {
@@ -283,12 +357,18 @@ impl Checker<'_> {
                 };
                 let (node, shape) = self.target(&select.operand, &select.field, depth)?;
                 self.field(argument, &shape, &select.field, true)?;
-                Ok((Node::Has(Box::new(node), select.field.as_str().into()), Shape::Bool))
+                Ok((
+                    Node::Has(Box::new(node), select.field.as_str().into()),
+                    Shape::Bool,
+                ))
             }
             Some(target) => {
                 if let Some(space) = self.namespace(target) {
                     let full = format!("{space}.{name}");
-                    if FUNCTIONS.iter().any(|function| function.name.starts_with(&format!("{space}."))) {
+                    if FUNCTIONS
+                        .iter()
+                        .any(|function| function.name.starts_with(&format!("{space}.")))
+                    {
                         return self.function(of, &full, None, &call.args, depth);
                     }
                 }
@@ -314,7 +394,12 @@ impl Checker<'_> {
         }
     }
 
-    fn operator(&mut self, of: &IdedExpr, call: &CallExpr, depth: usize) -> Result<Option<Checked>, Error> {
+    fn operator(
+        &mut self,
+        of: &IdedExpr,
+        call: &CallExpr,
+        depth: usize,
+    ) -> Result<Option<Checked>, Error> {
         use Operator as O;
         let name = call.func_name.as_str();
         if call.target.is_some() {
@@ -340,7 +425,10 @@ impl Checker<'_> {
             let (right, right_shape) = self.node(right, depth)?;
             let shape = operation(operator, &left_shape, &right_shape)
                 .map_err(|message| self.error(of, message))?;
-            return Ok(Some((Node::Binary(operator, Box::new(left), Box::new(right)), shape)));
+            return Ok(Some((
+                Node::Binary(operator, Box::new(left), Box::new(right)),
+                shape,
+            )));
         }
         Ok(Some(match (name, call.args.as_slice()) {
             (operators::LOGICAL_AND, [left, right]) => {
@@ -353,9 +441,14 @@ impl Checker<'_> {
                 let right = self.condition(right, "a side of `||`", depth)?;
                 (Node::Or(Box::new(left), Box::new(right)), Shape::Bool)
             }
-            (operators::LOGICAL_NOT, [inner]) => {
-                (Node::Not(Box::new(self.condition(inner, "what `!` negates", depth)?)), Shape::Bool)
-            }
+            (operators::LOGICAL_NOT, [inner]) => (
+                Node::Not(Box::new(self.condition(
+                    inner,
+                    "what `!` negates",
+                    depth,
+                )?)),
+                Shape::Bool,
+            ),
             (operators::NEGATE, [inner]) => {
                 let (node, shape) = self.node(inner, depth)?;
                 (Node::Negate(Box::new(node)), shape)
@@ -365,7 +458,10 @@ impl Checker<'_> {
                 let (then, left) = self.node(then, depth)?;
                 let (otherwise, right) = self.node(otherwise, depth)?;
                 let shape = if left == right { left } else { Shape::Any };
-                (Node::Conditional(Box::new([condition, then, otherwise])), shape)
+                (
+                    Node::Conditional(Box::new([condition, then, otherwise])),
+                    shape,
+                )
             }
             (operators::INDEX | operators::OPT_INDEX, [inner, index]) => {
                 let literal = match &index.expr {
@@ -397,7 +493,10 @@ impl Checker<'_> {
                 let field = field.inner();
                 let (node, shape) = self.target(inner, field, depth)?;
                 self.field(of, &shape, field, true)?;
-                (Node::OptionalSelect(Box::new(node), field.into()), Shape::Any)
+                (
+                    Node::OptionalSelect(Box::new(node), field.into()),
+                    Shape::Any,
+                )
             }
             _ => return Ok(None),
         }))
@@ -421,15 +520,24 @@ impl Checker<'_> {
         depth: usize,
     ) -> Result<Checked, Error> {
         let (range, shape) = self.node(target, depth)?;
-        let (variable, steps) = arguments
-            .split_first()
-            .ok_or_else(|| self.error(of, format!("`{name}` takes a variable and an expression, as {name}(x, x.field)")))?;
+        let (variable, steps) = arguments.split_first().ok_or_else(|| {
+            self.error(
+                of,
+                format!("`{name}` takes a variable and an expression, as {name}(x, x.field)"),
+            )
+        })?;
         let Expr::Ident(variable_name) = &variable.expr else {
-            return Err(self.error(variable, format!("`{name}` takes the name of a variable first, as {name}(x, x.field)")));
+            return Err(self.error(
+                variable,
+                format!("`{name}` takes the name of a variable first, as {name}(x, x.field)"),
+            ));
         };
         let most = if name == "map" { 2 } else { 1 };
         if steps.is_empty() || steps.len() > most {
-            return Err(self.error(of, format!("`{name}` takes a variable and an expression, as {name}(x, x.field)")));
+            return Err(self.error(
+                of,
+                format!("`{name}` takes a variable and an expression, as {name}(x, x.field)"),
+            ));
         }
         let item = match (&shape, name) {
             (_, "optMap" | "optFlatMap") => Shape::Any,
@@ -437,7 +545,13 @@ impl Checker<'_> {
             (Shape::List(item), _) => (**item).clone(),
             (Shape::Object(_), _) => Shape::Text,
             (other, _) => {
-                return Err(self.error(target, format!("`{name}` goes through {}, a list or an object is needed", other.name())));
+                return Err(self.error(
+                    target,
+                    format!(
+                        "`{name}` goes through {}, a list or an object is needed",
+                        other.name()
+                    ),
+                ));
             }
         };
         self.locals.push((variable_name.clone(), item.clone()));
@@ -461,7 +575,11 @@ impl Checker<'_> {
                 let (step, _) = self.node(&steps[0], depth)?;
                 let of = Box::new(range);
                 return Ok((
-                    Node::OptionalMap { of, step: Box::new(step), flat: name == "optFlatMap" },
+                    Node::OptionalMap {
+                        of,
+                        step: Box::new(step),
+                        flat: name == "optFlatMap",
+                    },
                     Shape::Any,
                 ));
             }
@@ -488,11 +606,23 @@ impl Checker<'_> {
             }
             (kind, steps) => {
                 let condition = self.condition(&steps[0], &what, depth)?;
-                let shape = if kind == EachKind::Filter { Shape::List(Box::new(item)) } else { Shape::Bool };
+                let shape = if kind == EachKind::Filter {
+                    Shape::List(Box::new(item))
+                } else {
+                    Shape::Bool
+                };
                 (Some(condition), None, shape)
             }
         };
-        Ok((Node::Each(Box::new(Each { kind, range, condition, step })), shape))
+        Ok((
+            Node::Each(Box::new(Each {
+                kind,
+                range,
+                condition,
+                step,
+            })),
+            shape,
+        ))
     }
 
     fn function(
@@ -516,11 +646,18 @@ impl Checker<'_> {
         };
         let (least, most) = function.arguments;
         if !(least..=most).contains(&arguments.len()) {
-            return Err(self.error(of, format!(
-                "`{name}` takes {}, not {}",
-                if least == most { plural(least) } else { format!("{least} to {}", plural(most)) },
-                arguments.len()
-            )));
+            return Err(self.error(
+                of,
+                format!(
+                    "`{name}` takes {}, not {}",
+                    if least == most {
+                        plural(least)
+                    } else {
+                        format!("{least} to {}", plural(most))
+                    },
+                    arguments.len()
+                ),
+            ));
         }
         for argument in arguments {
             nodes.push(self.node(argument, depth)?.0);
@@ -544,13 +681,23 @@ impl Checker<'_> {
             nodes.push(self.node(text, depth)?.0);
         }
         let Some(pattern) = rest.next().filter(|_| !nodes.is_empty()) else {
-            return Err(self.error(of, format!("`{name}` is called on a string with a pattern, as text.{name}('[0-9]+')")));
+            return Err(self.error(
+                of,
+                format!("`{name}` is called on a string with a pattern, as text.{name}('[0-9]+')"),
+            ));
         };
         let Expr::Literal(LiteralValue::String(literal)) = &pattern.expr else {
-            return Err(self.error(pattern, format!("the pattern of `{name}` has to be a literal, as '[0-9]+'")));
+            return Err(self.error(
+                pattern,
+                format!("the pattern of `{name}` has to be a literal, as '[0-9]+'"),
+            ));
         };
-        let regex = strings::regex(literal.inner())
-            .map_err(|message| self.error(pattern, format!("the pattern is no regular expression: {message}")))?;
+        let regex = strings::regex(literal.inner()).map_err(|message| {
+            self.error(
+                pattern,
+                format!("the pattern is no regular expression: {message}"),
+            )
+        })?;
         if name == "findAll"
             && let Some(limit) = rest.next()
         {
@@ -583,7 +730,12 @@ impl Checker<'_> {
             .map(|function| function.name)
             .chain(MACROS.into_iter().filter(|_| method))
             .chain(SEARCHES);
-        self.unknown(of, format!("there is no function `{name}`"), name, candidates)
+        self.unknown(
+            of,
+            format!("there is no function `{name}`"),
+            name,
+            candidates,
+        )
     }
 }
 
@@ -622,20 +774,35 @@ fn operation(operator: Operator, left: &Shape, right: &Shape) -> Result<Shape, S
             if left.meets(right) {
                 return Ok(Bool);
             }
-            Err(format!("compares {} with {}: they are never equal", left.name(), right.name()))
+            Err(format!(
+                "compares {} with {}: they are never equal",
+                left.name(),
+                right.name()
+            ))
         }
         O::Less | O::LessOrEqual | O::Greater | O::GreaterOrEqual => {
             let ordered = |shape: &Shape| !matches!(shape, Null | List(_) | Object(_));
             if ordered(left) && ordered(right) && left.meets(right) {
                 return Ok(Bool);
             }
-            Err(format!("{} and {} have no order", left.name(), right.name()))
+            Err(format!(
+                "{} and {} have no order",
+                left.name(),
+                right.name()
+            ))
         }
         O::In => match right {
             Any | Object(_) => Ok(Bool),
             List(item) if left.meets(item) => Ok(Bool),
-            List(item) => Err(format!("looks for {} in a list of {}", left.name(), item.name())),
-            other => Err(format!("`in` looks into {}, a list or an object is needed", other.name())),
+            List(item) => Err(format!(
+                "looks for {} in a list of {}",
+                left.name(),
+                item.name()
+            )),
+            other => Err(format!(
+                "`in` looks into {}, a list or an object is needed",
+                other.name()
+            )),
         },
         O::Add | O::Subtract | O::Multiply | O::Divide | O::Remainder => match (left, right) {
             (Any, _) | (_, Any) => Ok(Any),
@@ -643,12 +810,18 @@ fn operation(operator: Operator, left: &Shape, right: &Shape) -> Result<Shape, S
             (Double, Double) if operator != O::Remainder => Ok(Double),
             (Text, Text) if operator == O::Add => Ok(Text),
             (Bytes, Bytes) if operator == O::Add => Ok(Bytes),
-            (List(_), List(_)) if operator == O::Add => Ok(if left == right { left.clone() } else { List(Box::new(Any)) }),
+            (List(_), List(_)) if operator == O::Add => Ok(if left == right {
+                left.clone()
+            } else {
+                List(Box::new(Any))
+            }),
             (Timestamp, Duration) if matches!(operator, O::Add | O::Subtract) => Ok(Timestamp),
             (Duration, Timestamp) if operator == O::Add => Ok(Timestamp),
             (Timestamp, Timestamp) if operator == O::Subtract => Ok(Duration),
             (Duration, Duration) if matches!(operator, O::Add | O::Subtract) => Ok(Duration),
-            (left, right) => Err(super::evaluate::mixed(operator, left.name(), right.name()).message.into_owned()),
+            (left, right) => Err(super::evaluate::mixed(operator, left.name(), right.name())
+                .message
+                .into_owned()),
         },
     }
 }

@@ -46,7 +46,11 @@ pub(super) enum Node {
     Negate(Box<Node>),
     Binary(Operator, Box<Node>, Box<Node>),
     Each(Box<Each>),
-    OptionalMap { of: Box<Node>, step: Box<Node>, flat: bool },
+    OptionalMap {
+        of: Box<Node>,
+        step: Box<Node>,
+        flat: bool,
+    },
     Call(&'static Function, Vec<Node>),
     /// A call with a regular expression, compiled once.
     Regex(Search, Vec<Node>, Regex),
@@ -168,11 +172,11 @@ impl<'a> Run<'a> {
             Node::Has(of, field) => {
                 let value = self.node(of)?;
                 match &value {
-                    Val::Optional(inner) => Ok(Val::Bool(
-                        inner
-                            .as_ref()
-                            .is_some_and(|inner| matches!(inner.field(field), Some(Some(_)))),
-                    )),
+                    Val::Optional(inner) => {
+                        Ok(Val::Bool(inner.as_ref().is_some_and(|inner| {
+                            matches!(inner.field(field), Some(Some(_)))
+                        })))
+                    }
                     value => match value.field(field) {
                         Some(found) => Ok(Val::Bool(found.is_some())),
                         None => Err(no_fields(of, value)),
@@ -237,9 +241,10 @@ impl<'a> Run<'a> {
             Node::Negate(of) => match self.node(of)? {
                 Val::Int(int) => int.checked_neg().map(Val::Int).ok_or_else(overflow),
                 Val::Double(double) => Ok(Val::Double(-double)),
-                Val::Duration(duration) => {
-                    duration.checked_neg().map(Val::Duration).ok_or_else(overflow)
-                }
+                Val::Duration(duration) => duration
+                    .checked_neg()
+                    .map(Val::Duration)
+                    .ok_or_else(overflow),
                 other => Err(format!("`-` is applied to {}", other.described()).into()),
             },
             Node::Binary(operator, left, right) => {
@@ -306,8 +311,17 @@ impl<'a> Run<'a> {
     }
 
     /// `&&` (decided by false) and `||` (decided by true).
-    fn logic(&mut self, left: &'a Node, right: &'a Node, decides: bool) -> Result<Val<'a>, Failure> {
-        let what = if decides { "a side of `||`" } else { "a side of `&&`" };
+    fn logic(
+        &mut self,
+        left: &'a Node,
+        right: &'a Node,
+        decides: bool,
+    ) -> Result<Val<'a>, Failure> {
+        let what = if decides {
+            "a side of `||`"
+        } else {
+            "a side of `&&`"
+        };
         let left = self.truth(left, what);
         if left == Ok(decides) {
             return Ok(Val::Bool(decides));
@@ -330,9 +344,10 @@ impl<'a> Run<'a> {
                 None => {
                     return Err(format!(
                         "{} is {}, a list or an object is needed",
-                        path(&each.range).map_or("what a macro goes through".into(), |path| format!(
-                            "`{path}`"
-                        )),
+                        path(&each.range)
+                            .map_or("what a macro goes through".into(), |path| format!(
+                                "`{path}`"
+                            )),
                         range.described()
                     )
                     .into());
@@ -621,9 +636,7 @@ fn index_into<'a>(of: &Node, value: &Val<'a>, index: &Val<'a>) -> Result<Val<'a>
                 "{place} has {} items, the index is beyond",
                 items.len()
             )),
-            Some(_) => {
-                format!("{place} is a list, its index is {}", index.described()).into()
-            }
+            Some(_) => format!("{place} is a list, its index is {}", index.described()).into(),
             None => Failure::absent(format!("{place} has no such key")),
         },
         other => format!("{place} is {}, it has no items", other.described()).into(),

@@ -38,34 +38,67 @@ const fn function(
     gives: Shape,
     call: Call,
 ) -> Function {
-    Function { name, method: false, arguments, gives, call }
+    Function {
+        name,
+        method: false,
+        arguments,
+        gives,
+        call,
+    }
 }
 
-const fn method(name: &'static str, arguments: (usize, usize), gives: Shape, call: Call) -> Function {
-    Function { name, method: true, arguments, gives, call }
+const fn method(
+    name: &'static str,
+    arguments: (usize, usize),
+    gives: Shape,
+    call: Call,
+) -> Function {
+    Function {
+        name,
+        method: true,
+        arguments,
+        gives,
+        call,
+    }
 }
 
 /// Regular expressions are literals and compiled with the expression; see `compile`.
 pub(super) const SEARCHES: [&str; 3] = ["matches", "find", "findAll"];
 /// Macros: their variables are names of their own.
 pub(super) const MACROS: [&str; 9] = [
-    "all", "exists", "exists_one", "existsOne", "filter", "map", "sortBy", "optMap", "optFlatMap",
+    "all",
+    "exists",
+    "exists_one",
+    "existsOne",
+    "filter",
+    "map",
+    "sortBy",
+    "optMap",
+    "optFlatMap",
 ];
 
 pub(super) static FUNCTIONS: &[Function] = &[
     function("size", (1, 1), Shape::Int, |_, a| size(&a[0])),
     method("size", (0, 0), Shape::Int, |_, a| size(&a[0])),
     function("dyn", (1, 1), Shape::Any, |_, mut a| Ok(a.remove(0))),
-    function("type", (1, 1), Shape::Any, |_, a| Ok(Val::Type(a[0].type_name()))),
+    function("type", (1, 1), Shape::Any, |_, a| {
+        Ok(Val::Type(a[0].type_name()))
+    }),
     function("bool", (1, 1), Shape::Bool, |_, a| bool(&a[0])),
     function("int", (1, 1), Shape::Int, |_, a| int(&a[0])),
     function("uint", (1, 1), Shape::Any, |_, a| uint(&a[0])),
     function("double", (1, 1), Shape::Double, |_, a| double(&a[0])),
     function("string", (1, 1), Shape::Text, |_, a| strings::string(&a[0])),
     function("bytes", (1, 1), Shape::Bytes, |_, a| bytes(&a[0])),
-    function("timestamp", (1, 1), Shape::Timestamp, |_, a| times::timestamp(&a[0])),
-    function("timestampMillis", (1, 1), Shape::Timestamp, |_, a| times::timestamp_millis(&a[0])),
-    function("duration", (1, 1), Shape::Duration, |_, a| times::duration(&a[0])),
+    function("timestamp", (1, 1), Shape::Timestamp, |_, a| {
+        times::timestamp(&a[0])
+    }),
+    function("timestampMillis", (1, 1), Shape::Timestamp, |_, a| {
+        times::timestamp_millis(&a[0])
+    }),
+    function("duration", (1, 1), Shape::Duration, |_, a| {
+        times::duration(&a[0])
+    }),
     function("base64.encode", (1, 1), Shape::Text, |run, a| match &a[0] {
         Val::Bytes(bytes) => {
             run.spend_text(bytes.len())?;
@@ -79,35 +112,64 @@ pub(super) static FUNCTIONS: &[Function] = &[
             .map(|bytes| Val::Bytes(bytes.into()))
             .map_err(|_| "the text is not base64".into())
     }),
-    function("optional.of", (1, 1), Shape::Any, |_, mut a| Ok(Val::some(a.remove(0)))),
-    function("optional.none", (0, 0), Shape::Any, |_, _| Ok(Val::Optional(None))),
+    function("optional.of", (1, 1), Shape::Any, |_, mut a| {
+        Ok(Val::some(a.remove(0)))
+    }),
+    function("optional.none", (0, 0), Shape::Any, |_, _| {
+        Ok(Val::Optional(None))
+    }),
     function("optional.ofNonZeroValue", (1, 1), Shape::Any, |_, mut a| {
-        Ok(if is_zero(&a[0]) { Val::Optional(None) } else { Val::some(a.remove(0)) })
+        Ok(if is_zero(&a[0]) {
+            Val::Optional(None)
+        } else {
+            Val::some(a.remove(0))
+        })
     }),
-    method("hasValue", (0, 0), Shape::Bool, |_, a| Ok(Val::Bool(optional(&a[0])?.is_some()))),
+    method("hasValue", (0, 0), Shape::Bool, |_, a| {
+        Ok(Val::Bool(optional(&a[0])?.is_some()))
+    }),
     method("value", (0, 0), Shape::Any, |_, a| {
-        optional(&a[0])?.map(|value| (**value).clone()).ok_or("the optional is none".into())
+        optional(&a[0])?
+            .map(|value| (**value).clone())
+            .ok_or("the optional is none".into())
     }),
-    method("orValue", (1, 1), Shape::Any, |_, mut a| Ok(match optional(&a[0])? {
-        Some(value) => (**value).clone(),
-        None => a.remove(1),
-    })),
+    method("orValue", (1, 1), Shape::Any, |_, mut a| {
+        Ok(match optional(&a[0])? {
+            Some(value) => (**value).clone(),
+            None => a.remove(1),
+        })
+    }),
     method("or", (1, 1), Shape::Any, |_, mut a| {
         optional(&a[1])?;
         Ok(a.remove(usize::from(optional(&a[0])?.is_none())))
     }),
-    function("math.greatest", (1, 64), Shape::Any, |_, a| lists::extreme(&numbers(a), true)),
-    function("math.least", (1, 64), Shape::Any, |_, a| lists::extreme(&numbers(a), false)),
+    function("math.greatest", (1, 64), Shape::Any, |_, a| {
+        lists::extreme(&numbers(a), true)
+    }),
+    function("math.least", (1, 64), Shape::Any, |_, a| {
+        lists::extreme(&numbers(a), false)
+    }),
     function("math.abs", (1, 1), Shape::Any, |_, a| match &a[0] {
-        Val::Int(int) => int.checked_abs().map(Val::Int).ok_or("a number overflows".into()),
+        Val::Int(int) => int
+            .checked_abs()
+            .map(Val::Int)
+            .ok_or("a number overflows".into()),
         Val::Uint(uint) => Ok(Val::Uint(*uint)),
         Val::Double(double) => Ok(Val::Double(double.abs())),
         other => Err(wrong("a number", other)),
     }),
-    function("math.ceil", (1, 1), Shape::Double, |_, a| rounded(&a[0], f64::ceil)),
-    function("math.floor", (1, 1), Shape::Double, |_, a| rounded(&a[0], f64::floor)),
-    function("math.round", (1, 1), Shape::Double, |_, a| rounded(&a[0], f64::round)),
-    function("math.trunc", (1, 1), Shape::Double, |_, a| rounded(&a[0], f64::trunc)),
+    function("math.ceil", (1, 1), Shape::Double, |_, a| {
+        rounded(&a[0], f64::ceil)
+    }),
+    function("math.floor", (1, 1), Shape::Double, |_, a| {
+        rounded(&a[0], f64::floor)
+    }),
+    function("math.round", (1, 1), Shape::Double, |_, a| {
+        rounded(&a[0], f64::round)
+    }),
+    function("math.trunc", (1, 1), Shape::Double, |_, a| {
+        rounded(&a[0], f64::trunc)
+    }),
     method("contains", (1, 1), Shape::Bool, |_, a| {
         Ok(Val::Bool(text(&a[0])?.contains(text(&a[1])?)))
     }),
@@ -130,7 +192,9 @@ pub(super) static FUNCTIONS: &[Function] = &[
         run.spend_text(text.len())?;
         Ok(Val::text(text.to_ascii_uppercase()))
     }),
-    method("trim", (0, 0), Shape::Text, |_, a| Ok(Val::text(text(&a[0])?.trim()))),
+    method("trim", (0, 0), Shape::Text, |_, a| {
+        Ok(Val::text(text(&a[0])?.trim()))
+    }),
     method("replace", (2, 3), Shape::Text, strings::replace),
     method("split", (1, 2), Shape::Any, strings::split),
     method("join", (0, 1), Shape::Text, strings::join),
@@ -143,16 +207,26 @@ pub(super) static FUNCTIONS: &[Function] = &[
         }
         list => lists::reverse(run, list),
     }),
-    method("isSorted", (0, 0), Shape::Bool, |run, a| lists::is_sorted(run, &a[0])),
+    method("isSorted", (0, 0), Shape::Bool, |run, a| {
+        lists::is_sorted(run, &a[0])
+    }),
     method("sum", (0, 0), Shape::Any, |run, a| lists::sum(run, &a[0])),
-    method("min", (0, 0), Shape::Any, |_, a| lists::extreme(&a[0], false)),
-    method("max", (0, 0), Shape::Any, |_, a| lists::extreme(&a[0], true)),
+    method("min", (0, 0), Shape::Any, |_, a| {
+        lists::extreme(&a[0], false)
+    }),
+    method("max", (0, 0), Shape::Any, |_, a| {
+        lists::extreme(&a[0], true)
+    }),
     method("sort", (0, 0), Shape::Any, lists::sorted),
     method("distinct", (0, 0), Shape::Any, lists::distinct),
     method("flatten", (0, 0), Shape::Any, lists::flatten),
     method("slice", (2, 2), Shape::Any, lists::slice),
-    method("first", (0, 0), Shape::Any, |_, a| Ok(lists::end(&a[0], false)?)),
-    method("last", (0, 0), Shape::Any, |_, a| Ok(lists::end(&a[0], true)?)),
+    method("first", (0, 0), Shape::Any, |_, a| {
+        Ok(lists::end(&a[0], false)?)
+    }),
+    method("last", (0, 0), Shape::Any, |_, a| {
+        Ok(lists::end(&a[0], true)?)
+    }),
     function("lists.range", (1, 1), Shape::Any, lists::range),
     method("getFullYear", (0, 1), Shape::Int, times::year),
     method("getMonth", (0, 1), Shape::Int, times::month),
@@ -225,15 +299,23 @@ fn bool(value: &Val<'_>) -> Result<Val<'static>, Failure> {
 fn int(value: &Val<'_>) -> Result<Val<'static>, Failure> {
     match value {
         Val::Int(int) => Ok(Val::Int(*int)),
-        Val::Uint(uint) => i64::try_from(*uint).map(Val::Int).map_err(|_| "a number overflows".into()),
+        Val::Uint(uint) => i64::try_from(*uint)
+            .map(Val::Int)
+            .map_err(|_| "a number overflows".into()),
         // 2^63 as a double is out of an int's range, and so are its neighbours.
         Val::Double(double) if double.abs() < 9_223_372_036_854_775_808.0 => {
-            #[allow(clippy::cast_possible_truncation, reason = "CEL truncates, and the range is checked")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                reason = "CEL truncates, and the range is checked"
+            )]
             let int = *double as i64;
             Ok(Val::Int(int))
         }
         Val::Double(_) => Err("a number overflows".into()),
-        Val::Text(text) => text.parse().map(Val::Int).map_err(|_| "the text is no int".into()),
+        Val::Text(text) => text
+            .parse()
+            .map(Val::Int)
+            .map_err(|_| "the text is no int".into()),
         Val::Timestamp(timestamp) => Ok(Val::Int(timestamp.as_second())),
         other => Err(wrong("a number, a string or a timestamp", other)),
     }
@@ -243,22 +325,37 @@ fn uint(value: &Val<'_>) -> Result<Val<'static>, Failure> {
     let value = match value {
         Val::Uint(uint) => return Ok(Val::Uint(*uint)),
         Val::Text(text) => {
-            return text.parse().map(Val::Uint).map_err(|_| "the text is no uint".into());
+            return text
+                .parse()
+                .map(Val::Uint)
+                .map_err(|_| "the text is no uint".into());
         }
         other => int(other)?,
     };
     let int = value.as_integer().unwrap_or(-1);
-    u64::try_from(int).map(Val::Uint).map_err(|_| "a number is below 0".into())
+    u64::try_from(int)
+        .map(Val::Uint)
+        .map_err(|_| "a number is below 0".into())
 }
 
 fn double(value: &Val<'_>) -> Result<Val<'static>, Failure> {
     match value {
         Val::Double(double) => Ok(Val::Double(*double)),
-        #[allow(clippy::cast_precision_loss, reason = "CEL rounds to the nearest double")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "CEL rounds to the nearest double"
+        )]
         Val::Int(int) => Ok(Val::Double(*int as f64)),
-        #[allow(clippy::cast_precision_loss, reason = "CEL rounds to the nearest double")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "CEL rounds to the nearest double"
+        )]
         Val::Uint(uint) => Ok(Val::Double(*uint as f64)),
-        Val::Text(text) => text.trim().parse().map(Val::Double).map_err(|_| "the text is no number".into()),
+        Val::Text(text) => text
+            .trim()
+            .parse()
+            .map(Val::Double)
+            .map_err(|_| "the text is no number".into()),
         other => Err(wrong("a number or a string", other)),
     }
 }
@@ -303,4 +400,3 @@ fn index_of<'a>(arguments: &[Val<'a>], last: bool) -> Result<Val<'a>, Failure> {
         list => lists::index_of(list, &arguments[1..], last),
     }
 }
-

@@ -10,11 +10,12 @@ fn items<'a>(value: &Val<'a>) -> Result<Items<'a>, Failure> {
 }
 
 /// Sorts by keys, in place and stably.
-pub(super) fn sort<'a>(
-    run: &mut Run<'a>,
-    keyed: &mut [(Val<'a>, Val<'a>)],
-) -> Result<(), Failure> {
-    run.spend(keyed.len().saturating_mul(keyed.len().max(2).ilog2() as usize))?;
+pub(super) fn sort<'a>(run: &mut Run<'a>, keyed: &mut [(Val<'a>, Val<'a>)]) -> Result<(), Failure> {
+    run.spend(
+        keyed
+            .len()
+            .saturating_mul(keyed.len().max(2).ilog2() as usize),
+    )?;
     let mut failure = None;
     keyed.sort_by(|(left, _), (right, _)| {
         left.compare(right).unwrap_or_else(|error| {
@@ -67,7 +68,10 @@ pub(super) fn sum<'a>(run: &mut Run<'a>, list: &Val<'a>) -> Result<Val<'a>, Fail
             }
             (None, other) => return Err(wrong("a list of numbers", &other)),
             (Some(_), _) => {
-                return Err("the items are of several types; convert them, as in list.map(x, double(x))".into());
+                return Err(
+                    "the items are of several types; convert them, as in list.map(x, double(x))"
+                        .into(),
+                );
             }
         });
     }
@@ -131,7 +135,9 @@ pub(super) fn slice<'a>(run: &mut Run<'a>, arguments: Vec<Val<'a>>) -> Result<Va
         return Err(format!("the list has {} items, the slice is beyond", items.len()).into());
     }
     run.spend(end - start)?;
-    Ok(Val::list((start..end).filter_map(|index| items.get(index)).collect()))
+    Ok(Val::list(
+        (start..end).filter_map(|index| items.get(index)).collect(),
+    ))
 }
 
 /// The first or last item, as an optional.
@@ -157,9 +163,12 @@ pub(super) fn index_of<'a>(
     let [item] = arguments else {
         return Err("a list takes one argument".into());
     };
-    let mut found = (0..items.len()).filter(|index| {
-        items.get(*index).is_some_and(|other| other.equals(item))
-    });
-    let index = if last { found.next_back() } else { found.next() };
+    let mut found =
+        (0..items.len()).filter(|index| items.get(*index).is_some_and(|other| other.equals(item)));
+    let index = if last {
+        found.next_back()
+    } else {
+        found.next()
+    };
     Ok(index.map_or(Val::Int(-1), int_of))
 }

@@ -51,7 +51,14 @@ impl Shape {
 
     fn at_depth(schema: &Value, depth: usize) -> Self {
         const DOORS: [&str; 8] = [
-            "$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "if", "not", "dependentSchemas",
+            "$ref",
+            "$dynamicRef",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "if",
+            "not",
+            "dependentSchemas",
         ];
         let Some(object) = schema.as_object() else {
             return Self::Any;

@@ -32,7 +32,9 @@ pub(super) fn search<'a>(
     run.spend_text(text.len())?;
     match search {
         Search::Matches => Ok(Val::Bool(regex.is_match(text))),
-        Search::Find => Ok(Val::text(regex.find(text).map_or("", |found| found.as_str()))),
+        Search::Find => Ok(Val::text(
+            regex.find(text).map_or("", |found| found.as_str()),
+        )),
         Search::FindAll => {
             let limit = match arguments.get(1) {
                 // As in Kubernetes, a limit below 0 is none.
@@ -76,16 +78,29 @@ fn byte_at(text: &str, position: usize) -> Option<usize> {
 }
 
 fn beyond(text: &str) -> Failure {
-    format!("the string has {} characters, the index is beyond", text.chars().count()).into()
+    format!(
+        "the string has {} characters, the index is beyond",
+        text.chars().count()
+    )
+    .into()
 }
 
 pub(super) fn char_at<'a>(_: &mut Run<'a>, arguments: Vec<Val<'a>>) -> Result<Val<'a>, Failure> {
     let text = text(&arguments[0])?;
     let start = byte_at(text, count(&arguments[1])?).ok_or_else(|| beyond(text))?;
-    Ok(Val::text(text[start..].chars().next().map(String::from).unwrap_or_default()))
+    Ok(Val::text(
+        text[start..]
+            .chars()
+            .next()
+            .map(String::from)
+            .unwrap_or_default(),
+    ))
 }
 
-pub(super) fn substring<'a>(run: &mut Run<'a>, arguments: Vec<Val<'a>>) -> Result<Val<'a>, Failure> {
+pub(super) fn substring<'a>(
+    run: &mut Run<'a>,
+    arguments: Vec<Val<'a>>,
+) -> Result<Val<'a>, Failure> {
     let text = text(&arguments[0])?;
     let start = byte_at(text, count(&arguments[1])?).ok_or_else(|| beyond(text))?;
     let end = match arguments.get(2) {
@@ -119,7 +134,11 @@ pub(super) fn index_of<'a>(arguments: &[Val<'a>], last: bool) -> Result<Val<'a>,
 }
 
 pub(super) fn replace<'a>(run: &mut Run<'a>, arguments: Vec<Val<'a>>) -> Result<Val<'a>, Failure> {
-    let (whole, from, to) = (text(&arguments[0])?, text(&arguments[1])?, text(&arguments[2])?);
+    let (whole, from, to) = (
+        text(&arguments[0])?,
+        text(&arguments[1])?,
+        text(&arguments[2])?,
+    );
     let limit = match arguments.get(3) {
         Some(limit) if limit.as_integer().is_some_and(|limit| limit < 0) => usize::MAX,
         Some(limit) => count(limit)?,
@@ -139,7 +158,11 @@ pub(super) fn split<'a>(run: &mut Run<'a>, arguments: Vec<Val<'a>>) -> Result<Va
         None => usize::MAX,
     };
     let parts: Vec<Val<'a>> = if by.is_empty() {
-        whole.chars().take(limit).map(|char| Val::text(char.to_string())).collect()
+        whole
+            .chars()
+            .take(limit)
+            .map(|char| Val::text(char.to_string()))
+            .collect()
     } else if limit == 0 {
         Vec::new()
     } else {
@@ -192,14 +215,18 @@ pub(super) fn format<'a>(run: &mut Run<'a>, arguments: Vec<Val<'a>>) -> Result<V
             continue;
         }
         let precision = rest.strip_prefix('.').map(|digits| {
-            let end = digits.find(|char: char| !char.is_ascii_digit()).unwrap_or(digits.len());
+            let end = digits
+                .find(|char: char| !char.is_ascii_digit())
+                .unwrap_or(digits.len());
             let precision = digits[..end].parse::<usize>().unwrap_or(0).min(30);
             rest = &digits[end..];
             precision
         });
         let verb = rest.chars().next().ok_or("the pattern ends in `%`")?;
         rest = &rest[verb.len_utf8()..];
-        let item = items.get(next).ok_or("the pattern names more values than there are")?;
+        let item = items
+            .get(next)
+            .ok_or("the pattern names more values than there are")?;
         next += 1;
         match (verb, &item) {
             ('s', Val::Null) => output.push_str("null"),

@@ -47,7 +47,13 @@ pub(super) fn duration(value: &Val<'_>) -> Result<Val<'static>, Failure> {
 
 fn parse_duration(text: &str) -> Option<SignedDuration> {
     const UNITS: [(&str, f64); 7] = [
-        ("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("h", 3_600.0), ("m", 60.0), ("s", 1.0),
+        ("ns", 1e-9),
+        ("us", 1e-6),
+        ("µs", 1e-6),
+        ("ms", 1e-3),
+        ("h", 3_600.0),
+        ("m", 60.0),
+        ("s", 1.0),
     ];
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -63,12 +69,18 @@ fn parse_duration(text: &str) -> Option<SignedDuration> {
     while !rest.is_empty() {
         let end = rest.find(|char: char| !char.is_ascii_digit() && char != '.')?;
         let (number, after) = rest.split_at(end);
-        let (unit, seconds) = UNITS.into_iter().find(|(unit, _)| after.starts_with(unit))?;
+        let (unit, seconds) = UNITS
+            .into_iter()
+            .find(|(unit, _)| after.starts_with(unit))?;
         let amount: f64 = number.parse().ok()?;
         sum = sum.checked_add(SignedDuration::try_from_secs_f64(amount * seconds).ok()?)?;
         rest = &after[unit.len()..];
     }
-    if negative { sum.checked_neg() } else { Some(sum) }
+    if negative {
+        sum.checked_neg()
+    } else {
+        Some(sum)
+    }
 }
 
 /// The time at the offset of the second argument, else in UTC.

@@ -33,13 +33,19 @@ impl Failure {
 
 impl From<&'static str> for Failure {
     fn from(message: &'static str) -> Self {
-        Self { message: Cow::Borrowed(message), absent: false }
+        Self {
+            message: Cow::Borrowed(message),
+            absent: false,
+        }
     }
 }
 
 impl From<String> for Failure {
     fn from(message: String) -> Self {
-        Self { message: Cow::Owned(message), absent: false }
+        Self {
+            message: Cow::Owned(message),
+            absent: false,
+        }
     }
 }
 
@@ -97,8 +103,9 @@ impl<'a> From<Variable<'a>> for Val<'a> {
         match variable {
             Variable::Json(value) => Self::from(value),
             Variable::Text(text) => Self::Text(Cow::Borrowed(text)),
-            Variable::Timestamp(milliseconds) => Timestamp::from_millisecond(milliseconds)
-                .map_or(Self::Null, Self::Timestamp),
+            Variable::Timestamp(milliseconds) => {
+                Timestamp::from_millisecond(milliseconds).map_or(Self::Null, Self::Timestamp)
+            }
             Variable::Int(int) => Self::Int(int),
             Variable::Null => Self::Null,
             Variable::Object(object) => Self::Object(object),
@@ -323,11 +330,22 @@ fn compare_double(left: f64, right: i128) -> Option<Ordering> {
         return None;
     }
     if left.abs() > BEYOND {
-        return Some(if left > 0.0 { Ordering::Greater } else { Ordering::Less });
+        return Some(if left > 0.0 {
+            Ordering::Greater
+        } else {
+            Ordering::Less
+        });
     }
-    #[allow(clippy::cast_possible_truncation, reason = "within 1e30, and truncated first")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "within 1e30, and truncated first"
+    )]
     let whole = left.trunc() as i128;
-    Some(whole.cmp(&right).then_with(|| left.fract().partial_cmp(&0.0).unwrap_or(Ordering::Equal)))
+    Some(
+        whole
+            .cmp(&right)
+            .then_with(|| left.fract().partial_cmp(&0.0).unwrap_or(Ordering::Equal)),
+    )
 }
 
 /// `90s`, `1.5s`: as CEL and Protobuf's JSON print durations.

@@ -8,7 +8,54 @@ use std::ops::Range;
 
 /// minijinja's filters as built here.
 const FILTERS: [&str; 48] = [
-    "abs", "attr", "batch", "bool", "capitalize", "chain", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "format", "groupby", "indent", "int", "items", "join", "last", "length", "lines", "list", "lower", "map", "max", "min", "pprint", "reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "slice", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique", "upper", "zip",
+    "abs",
+    "attr",
+    "batch",
+    "bool",
+    "capitalize",
+    "chain",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "e",
+    "escape",
+    "first",
+    "float",
+    "format",
+    "groupby",
+    "indent",
+    "int",
+    "items",
+    "join",
+    "last",
+    "length",
+    "lines",
+    "list",
+    "lower",
+    "map",
+    "max",
+    "min",
+    "pprint",
+    "reject",
+    "rejectattr",
+    "replace",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "slice",
+    "sort",
+    "split",
+    "string",
+    "sum",
+    "title",
+    "tojson",
+    "trim",
+    "unique",
+    "upper",
+    "zip",
 ];
 /// Functions of templates.
 const GLOBALS: [&str; 3] = ["range", "dict", "namespace"];
@@ -16,13 +63,22 @@ const GLOBALS: [&str; 3] = ["range", "dict", "namespace"];
 pub(super) fn line_and_column(text: &str, byte: usize) -> (usize, usize) {
     let before = &text[..byte.min(text.len())];
     let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
+    let column = before
+        .rsplit('\n')
+        .next()
+        .map_or(0, |tail| tail.chars().count())
+        + 1;
     (line, column)
 }
 
 fn at(text: &str, byte: usize, message: String) -> Error {
     let (line, column) = line_and_column(text, byte);
-    Error { line, column, message, hint: None }
+    Error {
+        line,
+        column,
+        message,
+        hint: None,
+    }
 }
 
 pub(super) fn syntax(text: &str, error: &minijinja::Error) -> Error {
@@ -31,7 +87,12 @@ pub(super) fn syntax(text: &str, error: &minijinja::Error) -> Error {
         .map_or_else(|| error.kind().to_string(), str::to_owned);
     match (error.range(), error.line()) {
         (Some(range), _) => at(text, range.start, message),
-        (None, line) => Error { line: line.unwrap_or(1), column: 1, message, hint: None },
+        (None, line) => Error {
+            line: line.unwrap_or(1),
+            column: 1,
+            message,
+            hint: None,
+        },
     }
 }
 
@@ -44,7 +105,9 @@ fn tags(text: &str) -> Vec<Range<usize>> {
             Some('{') => "}}",
             Some('%') => "%}",
             Some('#') => {
-                index = text[start..].find("#}").map_or(text.len(), |end| start + end + 2);
+                index = text[start..]
+                    .find("#}")
+                    .map_or(text.len(), |end| start + end + 2);
                 continue;
             }
             _ => {
@@ -116,9 +179,8 @@ pub(super) fn nesting(text: &str) -> Result<(), Error> {
 
 /// Where a path as `context.flights` first stands in a tag.
 fn place_of(text: &str, path: &str) -> usize {
-    let boundary = |char: Option<char>| {
-        char.is_none_or(|char| !(char.is_alphanumeric() || char == '_'))
-    };
+    let boundary =
+        |char: Option<char>| char.is_none_or(|char| !(char.is_alphanumeric() || char == '_'));
     for tag in tags(text) {
         let blank = without_strings(&text[tag.clone()]);
         let mut index = 0;
@@ -150,8 +212,14 @@ pub(super) fn names(
         }
         let fields: Vec<&str> = parts.collect();
         let found = match names.get(root) {
-            None => Err((path.as_str(), root, names.roots().map(str::to_owned).collect())),
-            Some(shape) => walk(shape, &fields).map_err(|(field, known)| (path.as_str(), field, known)),
+            None => Err((
+                path.as_str(),
+                root,
+                names.roots().map(str::to_owned).collect(),
+            )),
+            Some(shape) => {
+                walk(shape, &fields).map_err(|(field, known)| (path.as_str(), field, known))
+            }
         };
         match found {
             Ok(()) => {
@@ -235,7 +303,8 @@ pub(super) fn filters(text: &str) -> Result<(), Error> {
                     tag.start + index + name_start,
                     format!("there is no filter `{name}`"),
                 );
-                error.hint = did_you_mean(&name, FILTERS).map(|found| format!("Did you mean `{found}`?"));
+                error.hint =
+                    did_you_mean(&name, FILTERS).map(|found| format!("Did you mean `{found}`?"));
                 return Err(error);
             }
         }

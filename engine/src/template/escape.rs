@@ -9,8 +9,18 @@ use std::borrow::Cow;
 
 /// Markers of chat formats: ChatML and Llama 3 (`<|`), DeepSeek, Llama 2 and Mistral, Gemma.
 const MARKERS: [&str; 12] = [
-    "<|", "<\u{ff5c}", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>",
-    "<s>", "</s>", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
+    "<|",
+    "<\u{ff5c}",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<s>",
+    "</s>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
 ];
 const FENCES: [&str; 2] = ["```", "~~~"];
 
@@ -34,7 +44,9 @@ impl Escape {
         while let Some(start) = rest.find("</") {
             rest = &rest[start + 2..];
             let end = rest
-                .find(|char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-' | '.' | ':')))
+                .find(|char: char| {
+                    !(char.is_alphanumeric() || matches!(char, '_' | '-' | '.' | ':'))
+                })
                 .unwrap_or(rest.len());
             if end > 0 {
                 markers.push(format!("</{}", &rest[..end]));
@@ -68,7 +80,11 @@ impl Escape {
             output.push('\\');
             copied = index + 1;
             // Of a fence every character counts: two of them and one of the template's make three.
-            index += if FENCES.contains(&marker.as_str()) { 1 } else { marker.len() };
+            index += if FENCES.contains(&marker.as_str()) {
+                1
+            } else {
+                marker.len()
+            };
         }
         if copied == 0 {
             return Cow::Borrowed(text);

@@ -43,7 +43,11 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}: {}", self.line, self.column, self.message)?;
+        write!(
+            f,
+            "line {}, column {}: {}",
+            self.line, self.column, self.message
+        )?;
         match &self.hint {
             Some(hint) => write!(f, ". {hint}"),
             None => Ok(()),
@@ -87,7 +91,10 @@ impl Template {
             return Err(Error {
                 line: 1,
                 column: 1,
-                message: format!("the template has {} bytes, the limit is {BYTES_MAX}", text.len()),
+                message: format!(
+                    "the template has {} bytes, the limit is {BYTES_MAX}",
+                    text.len()
+                ),
                 hint: None,
             });
         }
@@ -124,7 +131,11 @@ impl Template {
         };
         let reads = check::names(text, &paths, names)?;
         check::filters(text)?;
-        Ok(Self { environment, name: name.to_owned(), reads })
+        Ok(Self {
+            environment,
+            name: name.to_owned(),
+            reads,
+        })
     }
 
     /// The fields read directly below `root`: the slots that `context.<slot>` names.
@@ -142,7 +153,9 @@ impl Template {
 
     /// Whether `root` is used other than by its fields: all of it is needed.
     pub fn reads_whole(&self, root: &str) -> bool {
-        self.reads.get(root).is_some_and(|fields| fields.contains(&None))
+        self.reads
+            .get(root)
+            .is_some_and(|fields| fields.contains(&None))
     }
 
     /// # Errors
@@ -185,17 +198,27 @@ impl Template {
             .map(|template| template.source().to_owned())
             .unwrap_or_default();
         let place = match (error.range(), error.line()) {
-            (Some(range), _) if source.get(range.clone()).is_some_and(|part| !part.is_empty()) => {
+            (Some(range), _)
+                if source
+                    .get(range.clone())
+                    .is_some_and(|part| !part.is_empty()) =>
+            {
                 let (line, column) = check::line_and_column(&source, range.start);
                 let part = source.get(range).unwrap_or_default();
                 format!("line {line}, column {column}, at `{}`", quote(part))
             }
             (_, Some(line)) => {
-                let text = source.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+                let text = source
+                    .lines()
+                    .nth(line.saturating_sub(1))
+                    .unwrap_or_default();
                 format!("line {line}, `{}`", quote(text.trim()))
             }
             _ => "the template".to_owned(),
         };
-        Fault::new(Reason::TemplateFailed, format!("{}: {place}: {what}", self.name))
+        Fault::new(
+            Reason::TemplateFailed,
+            format!("{}: {place}: {what}", self.name),
+        )
     }
 }

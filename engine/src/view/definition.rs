@@ -2,7 +2,7 @@
 
 use super::origin::{self, Origin};
 use crate::config::{self, Fold, IndexKey, Input};
-use crate::expr::{Expression, Names, Variable, Variables};
+use crate::expr::{Expression, Names, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
 use crate::key::{Key, type_of};
 use crate::problem::{CompileError, reason};
@@ -269,18 +269,18 @@ fn compile_from(
     if let Some(schema) = &source.schema {
         names = names.schema("event", schema);
     }
-    let mut expression = |field: &str, text: &Option<String>| {
+    let mut expression = |field: &str, text: &Option<String>, wanted| {
         let text = text.as_ref()?;
         problems.take(
             format!("{path}.{field}"),
             reason::INVALID_EXPRESSION,
-            Expression::compile(text, &names),
+            Expression::compile_for(text, &names, wanted),
         )
     };
-    let filter = expression("filter", &entry.filter);
-    let key = expression("key", &entry.key);
-    let value = expression("value", &entry.value);
-    let delete = expression("delete", &entry.delete);
+    let filter = expression("filter", &entry.filter, Wanted::Bool);
+    let key = expression("key", &entry.key, Wanted::Key);
+    let value = expression("value", &entry.value, Wanted::Anything);
+    let delete = expression("delete", &entry.delete, Wanted::Bool);
     // Problems of the source itself are the source's to report; a view only needs it to work.
     let topic = source.topic.as_str().into();
     let source = problems.merge(Source::compile(source))?;
@@ -319,19 +319,19 @@ fn compile_indexes(
     view.indexes
         .iter()
         .filter_map(|index| {
-            let (field, text, many) = match &index.key {
-                IndexKey::One(text) => ("key", text, false),
-                IndexKey::Many(text) => ("keys", text, true),
+            let (field, text, wanted) = match &index.key {
+                IndexKey::One(text) => ("key", text, Wanted::Key),
+                IndexKey::Many(text) => ("keys", text, Wanted::List),
             };
             let key = problems.take(
                 format!("spec.indexes[name={}].{field}", index.name),
                 reason::INVALID_EXPRESSION,
-                Expression::compile(text, &names),
+                Expression::compile_for(text, &names, wanted),
             )?;
             Some(Index {
                 name: index.name.clone(),
                 key,
-                many,
+                many: wanted == Wanted::List,
             })
         })
         .collect()

@@ -9,7 +9,6 @@ use crate::fault::{Fault, Reason};
 use crate::names::header;
 use crate::record::Record;
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::collections::VecDeque;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,21 +131,24 @@ impl Entry {
     }
 
     pub(super) fn restore(record: &Record<'_>, bytes: &[u8]) -> Result<Self, Fault> {
-        let values: Vec<&RawValue> =
+        let values: Vec<Value> =
             serde_json::from_slice(bytes).map_err(|_| origin::invalid("value"))?;
         let state: State = latest::state(record.header(header::STATE))?;
         if values.len() != state.len() {
             return Err(origin::invalid(header::STATE));
         }
-        let events: VecDeque<Event> = values
-            .into_iter()
+        let events = values
+            .iter()
             .zip(state)
-            .map(|(value, (time, from, partition, offset))| Event {
-                value: value.get().as_bytes().into(),
-                time,
-                origin: Origin { from, partition, offset },
+            .map(|(value, (time, from, partition, offset))| {
+                Ok(Event {
+                    // The same bytes as before: an encoded value is canonical.
+                    value: latest::encode(value)?,
+                    time,
+                    origin: Origin { from, partition, offset },
+                })
             })
-            .collect();
+            .collect::<Result<VecDeque<Event>, Fault>>()?;
         Ok(Self {
             bytes: events.iter().map(|event| event.value.len() + 1).sum(),
             events,
