@@ -44,7 +44,11 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(20);
         let step = self.initial.saturating_mul(1 << doublings).min(self.max);
         let half = u64::try_from(step.as_micros() / 2).unwrap_or(u64::MAX);
-        let jitter = if half == 0 { 0 } else { random.next() % (half + 1) };
+        let jitter = if half == 0 {
+            0
+        } else {
+            random.next() % (half + 1)
+        };
         Duration::from_micros(half.saturating_add(jitter))
     }
 }

@@ -69,7 +69,12 @@ async fn healthz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
 }
 
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    answer(shared.probes.iter().all(|probe| probe.alive() && probe.ready()))
+    answer(
+        shared
+            .probes
+            .iter()
+            .all(|probe| probe.alive() && probe.ready()),
+    )
 }
 
 async fn text(State(shared): State<Shared>) -> Response {
@@ -126,8 +131,9 @@ mod tests {
         let stage = Arc::new(Stage::default());
         let shutdown = CancellationToken::new();
         let router = router(vec![Arc::clone(&stage) as _], Arc::new(Metrics::new()));
-        let (address, server) =
-            serve("127.0.0.1:0".parse().unwrap(), router, shutdown.clone()).await.unwrap();
+        let (address, server) = serve("127.0.0.1:0".parse().unwrap(), router, shutdown.clone())
+            .await
+            .unwrap();
         let code = async |path: &str| {
             let url = format!("http://{address}{path}");
             reqwest::get(url).await.unwrap().status().as_u16()
@@ -137,8 +143,12 @@ mod tests {
         assert_eq!((code("/healthz").await, code("/readyz").await), (200, 503));
         stage.ready.store(true, Ordering::Relaxed);
         assert_eq!((code("/readyz").await, code("/metrics").await), (200, 200));
-        let status: serde_json::Value =
-            reqwest::get(format!("http://{address}/status")).await.unwrap().json().await.unwrap();
+        let status: serde_json::Value = reqwest::get(format!("http://{address}/status"))
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         assert_eq!(status, json!({"ready": true}));
         shutdown.cancel();
         server.await.unwrap().unwrap();

@@ -9,5 +9,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod model;
+pub mod observe;
 pub mod secret;
+pub mod stage;
 pub mod stage_file;

@@ -134,24 +134,92 @@ impl Metrics {
     fn register(&mut self) {
         let r = &mut self.registry;
         // The text format adds `_total` to counters.
-        r.register("records_folded", "Records folded into a view", self.records_folded.clone());
-        r.register("view_keys", "Keys that a view holds", self.view_keys.clone());
-        r.register("view_bytes", "Bytes of keys and values that a view holds", self.view_bytes.clone());
-        r.register("checkpoint_seconds", "Time to write a view's checkpoint", self.checkpoint_seconds.clone());
-        r.register("barrier_wait_seconds", "Time that runs waited for their views to hold what was in the log", self.barrier_wait_seconds.clone());
-        r.register("stale_barriers", "Batches of runs that went on before their views held what was in the log", self.stale_barriers.clone());
+        r.register(
+            "records_folded",
+            "Records folded into a view",
+            self.records_folded.clone(),
+        );
+        r.register(
+            "view_keys",
+            "Keys that a view holds",
+            self.view_keys.clone(),
+        );
+        r.register(
+            "view_bytes",
+            "Bytes of keys and values that a view holds",
+            self.view_bytes.clone(),
+        );
+        r.register(
+            "checkpoint_seconds",
+            "Time to write a view's checkpoint",
+            self.checkpoint_seconds.clone(),
+        );
+        r.register(
+            "barrier_wait_seconds",
+            "Time that runs waited for their views to hold what was in the log",
+            self.barrier_wait_seconds.clone(),
+        );
+        r.register(
+            "stale_barriers",
+            "Batches of runs that went on before their views held what was in the log",
+            self.stale_barriers.clone(),
+        );
         r.register("runs", "Runs that ended, committed", self.runs.clone());
-        r.register("run_seconds", "Time from a trigger's arrival to its commit", self.run_seconds.clone());
-        r.register("run_retries", "Attempts after the first", self.run_retries.clone());
-        r.register("model_request_seconds", "Time of one request to a model", self.model_request_seconds.clone());
-        r.register("model_retries", "Requests to a model after the first of a call", self.model_retries.clone());
-        r.register("model_tokens", "Tokens as the provider counted them", self.model_tokens.clone());
-        r.register("dead_letters", "Records written to a dead-letter topic", self.dead_letters.clone());
-        r.register("skipped_records", "Invalid records that were skipped as configured", self.skipped_records.clone());
-        r.register("transaction_commit_seconds", "Time of one transaction, from begin to committed", self.transaction_commit_seconds.clone());
-        r.register("transaction_aborts", "Transactions that were aborted and tried again", self.transaction_aborts.clone());
-        r.register("lag_records", "Offsets between what is processed and the end of the input log", self.lag_records.clone());
-        r.register("unfinished_runs", "Triggers taken in and not yet committed", self.unfinished_runs.clone());
+        r.register(
+            "run_seconds",
+            "Time from a trigger's arrival to its commit",
+            self.run_seconds.clone(),
+        );
+        r.register(
+            "run_retries",
+            "Attempts after the first",
+            self.run_retries.clone(),
+        );
+        r.register(
+            "model_request_seconds",
+            "Time of one request to a model",
+            self.model_request_seconds.clone(),
+        );
+        r.register(
+            "model_retries",
+            "Requests to a model after the first of a call",
+            self.model_retries.clone(),
+        );
+        r.register(
+            "model_tokens",
+            "Tokens as the provider counted them",
+            self.model_tokens.clone(),
+        );
+        r.register(
+            "dead_letters",
+            "Records written to a dead-letter topic",
+            self.dead_letters.clone(),
+        );
+        r.register(
+            "skipped_records",
+            "Invalid records that were skipped as configured",
+            self.skipped_records.clone(),
+        );
+        r.register(
+            "transaction_commit_seconds",
+            "Time of one transaction, from begin to committed",
+            self.transaction_commit_seconds.clone(),
+        );
+        r.register(
+            "transaction_aborts",
+            "Transactions that were aborted and tried again",
+            self.transaction_aborts.clone(),
+        );
+        r.register(
+            "lag_records",
+            "Offsets between what is processed and the end of the input log",
+            self.lag_records.clone(),
+        );
+        r.register(
+            "unfinished_runs",
+            "Triggers taken in and not yet committed",
+            self.unfinished_runs.clone(),
+        );
     }
 
     /// The OpenMetrics text.
@@ -178,10 +246,28 @@ mod tests {
     #[test]
     fn names_follow_the_rule() {
         let metrics = Metrics::new();
-        metrics.runs.get_or_create(&Run { agent: "a".into(), outcome: "Done".into() }).inc();
-        metrics.checkpoint_seconds.get_or_create(&Stage { kind: "view", name: "v".into() }).observe(0.1);
+        metrics
+            .runs
+            .get_or_create(&Run {
+                agent: "a".into(),
+                outcome: "Done".into(),
+            })
+            .inc();
+        metrics
+            .checkpoint_seconds
+            .get_or_create(&Stage {
+                kind: "view",
+                name: "v".into(),
+            })
+            .observe(0.1);
         let text = metrics.text().unwrap();
-        assert!(text.contains("headwater_runs_total{agent=\"a\",outcome=\"Done\"} 1"), "{text}");
-        assert!(text.contains("headwater_checkpoint_seconds_count{kind=\"view\",name=\"v\"} 1"), "{text}");
+        assert!(
+            text.contains("headwater_runs_total{agent=\"a\",outcome=\"Done\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("headwater_checkpoint_seconds_count{kind=\"view\",name=\"v\"} 1"),
+            "{text}"
+        );
     }
 }

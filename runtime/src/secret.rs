@@ -23,7 +23,10 @@ impl Secret {
     /// # Errors
     /// When the file is missing, unreadable, empty, or not UTF-8.
     pub fn read(path: &str) -> Result<Self, Error> {
-        let failed = |source| Error { path: PathBuf::from(path), source };
+        let failed = |source| Error {
+            path: PathBuf::from(path),
+            source,
+        };
         let text = fs::read_to_string(path).map_err(failed)?;
         let text = text.strip_suffix('\n').unwrap_or(&text);
         let text = text.strip_suffix('\r').unwrap_or(text);

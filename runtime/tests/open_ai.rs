@@ -101,9 +101,16 @@ fn completion(text: &str) -> ResponseTemplate {
 async fn after(times: u64, first: ResponseTemplate) -> MockServer {
     let server = MockServer::start().await;
     if times > 0 {
-        Mock::given(method("POST")).respond_with(first).up_to_n_times(times).mount(&server).await;
+        Mock::given(method("POST"))
+            .respond_with(first)
+            .up_to_n_times(times)
+            .mount(&server)
+            .await;
     }
-    Mock::given(method("POST")).respond_with(completion("late")).mount(&server).await;
+    Mock::given(method("POST"))
+        .respond_with(completion("late"))
+        .mount(&server)
+        .await;
     server
 }
 
@@ -136,10 +143,19 @@ async fn asks_and_reads_the_answer() {
     // What must stay ours, stays ours.
     setup.parameters = json!({"temperature": 0.25, "model": "other", "messages": [], "tools": [1]});
     let reply = setup.ask().await.unwrap();
-    assert_eq!((reply.text.as_str(), reply.finish_reason.as_str()), ("hi", "stop"));
-    assert_eq!((reply.usage.input_tokens, reply.usage.output_tokens), (Some(11), Some(3)));
+    assert_eq!(
+        (reply.text.as_str(), reply.finish_reason.as_str()),
+        ("hi", "stop")
+    );
+    assert_eq!(
+        (reply.usage.input_tokens, reply.usage.output_tokens),
+        (Some(11), Some(3))
+    );
     let sent: Value = requests(&server).await[0].body_json().unwrap();
-    assert!(sent.get("tools").is_none() && sent.get("stream").is_none(), "{sent}");
+    assert!(
+        sent.get("tools").is_none() && sent.get("stream").is_none(),
+        "{sent}"
+    );
 }
 
 #[tokio::test]
@@ -161,7 +177,10 @@ async fn transient_statuses_are_tried_again_with_the_same_key() {
         assert_eq!(reply.text, "late");
         let sent = requests(&server).await;
         assert_eq!(sent.len(), 3, "status {status}");
-        assert!(sent.iter().all(|request| request.headers["idempotency-key"] == "run-0"));
+        assert!(
+            sent.iter()
+                .all(|request| request.headers["idempotency-key"] == "run-0")
+        );
     }
 }
 
@@ -171,7 +190,10 @@ async fn attempts_are_limited_and_the_last_error_is_told() {
     let server = after(99, ResponseTemplate::new(503).set_body_json(body)).await;
     let error = Setup::new(server.uri()).ask().await.unwrap_err();
     assert_eq!(requests(&server).await.len(), 3);
-    assert_eq!(error.to_string(), "model 'chat': the provider answered 503: no capacity");
+    assert_eq!(
+        error.to_string(),
+        "model 'chat': the provider answered 503: no capacity"
+    );
     assert!(error.is_transient());
 }
 
@@ -182,32 +204,54 @@ async fn other_statuses_and_redirects_are_final() {
         let answer = ResponseTemplate::new(status).insert_header("location", elsewhere.uri());
         let server = after(9, answer).await;
         let error = Setup::new(server.uri()).ask().await.unwrap_err();
-        assert!(matches!(error, Error::Status { status: s, .. } if s == status), "{error}");
+        assert!(
+            matches!(error, Error::Status { status: s, .. } if s == status),
+            "{error}"
+        );
         assert!(!error.is_transient());
         assert_eq!(requests(&server).await.len(), 1);
-        assert!(requests(&elsewhere).await.is_empty(), "a redirect was followed");
+        assert!(
+            requests(&elsewhere).await.is_empty(),
+            "a redirect was followed"
+        );
     }
 }
 
 #[tokio::test]
 async fn retry_after_is_obeyed_in_seconds_and_as_a_date() {
-    let server = after(1, ResponseTemplate::new(429).insert_header("retry-after", "0.4")).await;
+    let server = after(
+        1,
+        ResponseTemplate::new(429).insert_header("retry-after", "0.4"),
+    )
+    .await;
     let started = Instant::now();
     Setup::new(server.uri()).ask().await.unwrap();
     assert!(started.elapsed() >= Duration::from_millis(400));
 
     let at = jiff::Timestamp::from_millisecond(System.now_ms() + 2_000).unwrap();
     let date = at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
-    let server = after(1, ResponseTemplate::new(429).insert_header("retry-after", date)).await;
+    let server = after(
+        1,
+        ResponseTemplate::new(429).insert_header("retry-after", date),
+    )
+    .await;
     let started = Instant::now();
     Setup::new(server.uri()).ask().await.unwrap();
     // A date has whole seconds.
-    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() >= Duration::from_millis(900),
+        "{:?}",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn a_retry_after_beyond_the_deadline_is_not_waited_for() {
-    let server = after(1, ResponseTemplate::new(429).insert_header("retry-after", "3600")).await;
+    let server = after(
+        1,
+        ResponseTemplate::new(429).insert_header("retry-after", "3600"),
+    )
+    .await;
     let started = Instant::now();
     let error = Setup::new(server.uri()).ask().await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(10));
@@ -230,7 +274,11 @@ async fn garbage_is_tried_again_and_named() {
     ];
     for body in bodies {
         let server = after(1, ResponseTemplate::new(200).set_body_string(body)).await;
-        assert_eq!(Setup::new(server.uri()).ask().await.unwrap().text, "late", "{body}");
+        assert_eq!(
+            Setup::new(server.uri()).ask().await.unwrap().text,
+            "late",
+            "{body}"
+        );
         let server = after(99, ResponseTemplate::new(200).set_body_string(body)).await;
         let error = Setup::new(server.uri()).ask().await.unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{body}: {error}");
@@ -251,7 +299,10 @@ async fn a_provider_that_hangs_is_left_after_the_timeout() {
 async fn the_deadline_ends_everything() {
     let server = after(9, completion("slow").set_delay(Duration::from_secs(60))).await;
     let started = Instant::now();
-    let error = Setup::new(server.uri()).ask_within(Duration::from_millis(200)).await.unwrap_err();
+    let error = Setup::new(server.uri())
+        .ask_within(Duration::from_millis(200))
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert!(started.elapsed() < Duration::from_secs(5));
 }
@@ -261,14 +312,21 @@ async fn no_server_is_a_connection_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let error = Setup::new(format!("http://{address}")).ask().await.unwrap_err();
+    let error = Setup::new(format!("http://{address}"))
+        .ask()
+        .await
+        .unwrap_err();
     assert!(matches!(error, Error::Connection { .. }), "{error}");
     assert!(error.is_transient());
 }
 
 #[tokio::test]
 async fn an_endless_answer_is_cut() {
-    let server = after(9, ResponseTemplate::new(200).set_body_bytes(vec![b' '; (10 << 20) + 1])).await;
+    let server = after(
+        9,
+        ResponseTemplate::new(200).set_body_bytes(vec![b' '; (10 << 20) + 1]),
+    )
+    .await;
     let error = Setup::new(server.uri()).ask().await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { .. }), "{error}");
     assert_eq!(requests(&server).await.len(), 1);
@@ -281,7 +339,10 @@ async fn the_key_is_read_anew_and_never_told() {
     // A provider that echoes the key.
     Mock::given(method("POST"))
         .respond_with(|request: &Received| {
-            let key = request.headers["authorization"].to_str().unwrap().to_owned();
+            let key = request.headers["authorization"]
+                .to_str()
+                .unwrap()
+                .to_owned();
             let message = format!("bad key {key}\r\n{}", "x".repeat(5_000));
             ResponseTemplate::new(401).set_body_json(json!({"error": {"message": message}}))
         })
@@ -294,10 +355,16 @@ async fn the_key_is_read_anew_and_never_told() {
         let error = setup.ask().await.unwrap_err();
         let (shown, debugged) = (error.to_string(), format!("{error:?}"));
         assert!(!shown.contains(key) && !debugged.contains(key), "{shown}");
-        assert!(shown.contains("answered 401: bad key Bearer [secret]"), "{shown}");
+        assert!(
+            shown.contains("answered 401: bad key Bearer [secret]"),
+            "{shown}"
+        );
         assert!(shown.len() < 500 && !shown.contains('\n'));
         let sent = requests(&server).await;
-        assert_eq!(sent.last().unwrap().headers["authorization"], format!("Bearer {key}"));
+        assert_eq!(
+            sent.last().unwrap().headers["authorization"],
+            format!("Bearer {key}")
+        );
     }
     assert_eq!(requests(&server).await.len(), 2, "401 is not tried again");
     std::fs::remove_file(&file).unwrap();

@@ -7,10 +7,12 @@
 
 mod client;
 mod open_ai;
+mod scripted;
 mod sse;
 
 pub use client::Client;
 pub use open_ai::OpenAi;
+pub use scripted::Scripted;
 
 use crate::backoff::Random;
 use crate::clock::Clock;
@@ -61,8 +63,9 @@ pub enum Error {
     TooLarge { model: String, limit: usize },
     #[error("model '{model}': {reason}. Check the Secret and the model's headers")]
     Credential { model: String, reason: String },
-    #[error("model '{model}': {reason}")]
-    Script { model: String, reason: String },
+    /// A scripted model has no answer; the reason names model and rule.
+    #[error("{reason}")]
+    Script { reason: String },
 }
 
 impl Error {
@@ -87,7 +90,9 @@ impl Error {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Status { status: 429, .. } => "rate_limited",
-            Self::Status { status: 500..=599, .. } => "server_error",
+            Self::Status {
+                status: 500..=599, ..
+            } => "server_error",
             Self::Status { .. } => "refused",
             Self::Connection { .. } => "connection",
             Self::Timeout { .. } => "timeout",
@@ -141,7 +146,7 @@ pub fn for_config(
             query,
             Arc::clone(&clock),
         )?),
-        config::Provider::Scripted { .. } => return Err(SetupError::Rules { model: config.name.clone(), reason: String::new() }),
+        config::Provider::Scripted { rules } => Box::new(Scripted::new(&config.name, rules)?),
     };
     Ok(Arc::new(Client::new(
         config,

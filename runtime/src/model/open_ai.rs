@@ -93,18 +93,26 @@ impl OpenAi {
             let bytes = self.whole(response, within, &secrets).await?;
             let answer: Completion = serde_json::from_slice(&bytes)
                 .map_err(|_| self.malformed("it is not a chat completion"))?;
-            answer.reply().map_err(|reason| self.malformed(&secrets.clean(&reason)))
+            answer
+                .reply()
+                .map_err(|reason| self.malformed(&secrets.clean(&reason)))
         }
     }
 
     fn headers(&self, request: &Request) -> Result<(HeaderMap, Secrets), Error> {
         let mut headers = HeaderMap::new();
         let mut secrets = Secrets::default();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json, text/event-stream"));
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("application/json, text/event-stream"),
+        );
         if let Some(path) = &self.api_key_file {
             let key = self.secret(path)?;
             let value = format!("Bearer {}", key.expose());
-            headers.insert(AUTHORIZATION, self.header(AUTHORIZATION.as_str(), &value, true)?);
+            headers.insert(
+                AUTHORIZATION,
+                self.header(AUTHORIZATION.as_str(), &value, true)?,
+            );
             secrets.0.push(key);
         }
         for HttpHeader { name, value } in &self.headers {
@@ -134,7 +142,9 @@ impl OpenAi {
 
     fn header(&self, name: &str, value: &str, secret: bool) -> Result<HeaderValue, Error> {
         let mut header = HeaderValue::from_str(value).map_err(|_| {
-            self.credential(format!("the value of header '{name}' has characters that no header may have"))
+            self.credential(format!(
+                "the value of header '{name}' has characters that no header may have"
+            ))
         })?;
         header.set_sensitive(secret);
         Ok(header)
@@ -170,8 +180,9 @@ impl OpenAi {
                 if data == b"[DONE]" {
                     return Ok(reply);
                 }
-                let piece: Piece = serde_json::from_slice(&data)
-                    .map_err(|_| self.malformed("a streamed event is not a piece of a chat completion"))?;
+                let piece: Piece = serde_json::from_slice(&data).map_err(|_| {
+                    self.malformed("a streamed event is not a piece of a chat completion")
+                })?;
                 piece
                     .add_to(&mut reply)
                     .map_err(|reason| self.malformed(&secrets.clean(&reason)))?;
@@ -242,7 +253,11 @@ impl OpenAi {
             reason = cause.to_string();
             source = cause.source();
         }
-        let reason = if reason.is_empty() { "the request failed".to_owned() } else { reason };
+        let reason = if reason.is_empty() {
+            "the request failed".to_owned()
+        } else {
+            reason
+        };
         Error::Connection {
             model,
             reason: secrets.clean(&reason),
@@ -281,7 +296,10 @@ struct Secrets(Vec<Secret>);
 impl Secrets {
     /// One bounded line without credentials and control characters.
     fn clean(&self, text: &str) -> String {
-        let scrubbed = self.0.iter().fold(text.to_owned(), |text, secret| secret.scrub(&text));
+        let scrubbed = self
+            .0
+            .iter()
+            .fold(text.to_owned(), |text, secret| secret.scrub(&text));
         let line: String = scrubbed
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
@@ -342,11 +360,13 @@ fn retry_after(text: &str, now_ms: i64) -> Option<Duration> {
 
 /// What a provider says went wrong: its `error.message`, or the text itself.
 fn message(bytes: &[u8]) -> String {
-    let said = serde_json::from_slice::<Value>(bytes).ok().and_then(|body| {
-        let error = body.get("error")?;
-        let text = error.get("message").unwrap_or(error).as_str()?;
-        Some(text.to_owned())
-    });
+    let said = serde_json::from_slice::<Value>(bytes)
+        .ok()
+        .and_then(|body| {
+            let error = body.get("error")?;
+            let text = error.get("message").unwrap_or(error).as_str()?;
+            Some(text.to_owned())
+        });
     match said {
         Some(text) => text,
         None if bytes.iter().all(u8::is_ascii_whitespace) => "without a message".to_owned(),
@@ -463,7 +483,10 @@ mod tests {
         for (text, expected) in [
             ("3", Some(Duration::from_secs(3))),
             ("0.5", Some(Duration::from_millis(500))),
-            ("Sun, 06 Nov 1994 08:49:47 GMT", Some(Duration::from_secs(10))),
+            (
+                "Sun, 06 Nov 1994 08:49:47 GMT",
+                Some(Duration::from_secs(10)),
+            ),
             ("Sun, 06 Nov 1994 08:49:07 GMT", Some(Duration::ZERO)),
             ("-3", None),
             ("soon", None),
@@ -476,8 +499,14 @@ mod tests {
     fn base_urls() {
         let query = BTreeMap::from([("api-version".to_owned(), "1 2".to_owned())]);
         for (base, expected) in [
-            ("http://a:1/v1", "http://a:1/v1/chat/completions?api-version=1+2"),
-            ("https://a/v1/", "https://a/v1/chat/completions?api-version=1+2"),
+            (
+                "http://a:1/v1",
+                "http://a:1/v1/chat/completions?api-version=1+2",
+            ),
+            (
+                "https://a/v1/",
+                "https://a/v1/chat/completions?api-version=1+2",
+            ),
             ("https://a", "https://a/chat/completions?api-version=1+2"),
         ] {
             assert_eq!(url("m", base, &query).unwrap().as_str(), expected);

@@ -21,10 +21,11 @@ impl Scripted {
     /// # Errors
     /// When an expression or a template of a rule cannot be compiled.
     pub fn new(name: &str, rules: &[Rule]) -> Result<Self, SetupError> {
-        let rules = scripted::Scripted::compile(rules).map_err(|error| SetupError::Rules {
-            model: name.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let rules =
+            scripted::Scripted::compile(name, rules).map_err(|error| SetupError::Rules {
+                model: name.to_owned(),
+                reason: error.to_string(),
+            })?;
         Ok(Self {
             name: name.to_owned(),
             rules,
@@ -32,14 +33,9 @@ impl Scripted {
     }
 
     async fn ask(&self, request: &Request) -> Result<Reply, Error> {
-        let script = |reason| Error::Script {
-            model: self.name.clone(),
-            reason,
-        };
-        let answer = self
-            .rules
-            .answer(request)
-            .map_err(|fault| script(fault.to_string()))?;
+        let answer = self.rules.answer(request).map_err(|fault| Error::Script {
+            reason: fault.message,
+        })?;
         sleep(Duration::from_millis(answer.delay_ms)).await;
         match answer.outcome {
             Outcome::Reply(reply) => Ok(reply),

@@ -39,7 +39,8 @@ impl Decoder {
             if self.has_data {
                 self.data.push(b'\n');
             }
-            self.data.extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
+            self.data
+                .extend_from_slice(value.strip_prefix(b" ").unwrap_or(value));
             self.has_data = true;
         }
         None
@@ -62,8 +63,10 @@ mod tests {
                 for chunk in tail.chunks(size) {
                     events.extend(decoder.feed(chunk));
                 }
-                let events: Vec<_> =
-                    events.into_iter().map(|event| String::from_utf8(event).unwrap()).collect();
+                let events: Vec<_> = events
+                    .into_iter()
+                    .map(|event| String::from_utf8(event).unwrap())
+                    .collect();
                 assert_eq!(events, expected, "split at {first}, then every {size}");
             }
         }

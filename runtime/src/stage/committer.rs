@@ -39,7 +39,10 @@ pub(super) enum Outcome {
     /// Not committed, or not known: the same batch again, not before [`Committer::retry_at`].
     Later,
     /// The record of this index can never be written; nothing was committed.
-    Refused { index: usize, reason: String },
+    Refused {
+        index: usize,
+        reason: String,
+    },
 }
 
 impl Committer {
@@ -90,7 +93,11 @@ impl Committer {
                     .observe(started.elapsed().as_secs_f64());
                 Ok(Outcome::Committed)
             }
-            Err(log::Error::Refused { index, topic, reason }) => {
+            Err(log::Error::Refused {
+                index,
+                topic,
+                reason,
+            }) => {
                 self.in_doubt = false;
                 Ok(Outcome::Refused {
                     index,
@@ -132,7 +139,10 @@ impl Committer {
                 self.writer = None;
             }
             log::Error::Abort { .. } => {}
-            _ => self.life.board.problem("KafkaUnavailable", &self.id, error.to_string()),
+            _ => self
+                .life
+                .board
+                .problem("KafkaUnavailable", &self.id, error.to_string()),
         }
         self.metrics
             .transaction_aborts
@@ -166,7 +176,10 @@ fn is_committed(
     group: &mut dyn GroupReader,
     offsets: &[(TopicPartition, Committed)],
 ) -> log::Result<bool> {
-    let partitions: Vec<_> = offsets.iter().map(|(partition, _)| partition.clone()).collect();
+    let partitions: Vec<_> = offsets
+        .iter()
+        .map(|(partition, _)| partition.clone())
+        .collect();
     let found = group.committed(&partitions)?;
     Ok(offsets.iter().all(|(partition, ours)| {
         matches!(found.get(partition), Some(Some(theirs)) if theirs.offset >= ours.offset)

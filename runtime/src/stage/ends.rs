@@ -68,7 +68,8 @@ fn serve(
             Ok(ends) => ends,
             Err(Error::Ended) => return,
             Err(error) => {
-                life.board.problem("KafkaRefused", "ends", error.to_string());
+                life.board
+                    .problem("KafkaRefused", "ends", error.to_string());
                 return life.end();
             }
         };

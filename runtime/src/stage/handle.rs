@@ -30,8 +30,7 @@ impl Handle {
     ) -> Result<Self, Error> {
         let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
         let board = Arc::new(Board::new(context.kind, &context.name, &names));
-        let shutdown = context.services.shutdown.clone();
-        let life = Life::new(shutdown, runtime, Arc::clone(&board));
+        let life = Life::new(&context.services.shutdown, runtime, Arc::clone(&board));
         let handle = Self {
             life: Arc::clone(&life),
             board: Arc::clone(&board),
@@ -40,7 +39,7 @@ impl Handle {
         let left = Arc::new(AtomicUsize::new(parts.len()));
         board.phase(Phase::Running);
         for (name, part) in parts {
-            let mut exit = Exit {
+            let exit = Exit {
                 context: Arc::clone(context),
                 life: Arc::clone(&life),
                 left: Arc::clone(&left),
@@ -58,7 +57,8 @@ impl Handle {
                         part = name
                     );
                     let _entered = span.enter();
-                    exit.result = Some(part(Arc::clone(&exit.life)));
+                    let result = part(Arc::clone(&exit.life));
+                    exit.end(result);
                 })
                 .map_err(Error::Thread)?;
         }
@@ -114,10 +114,7 @@ impl Drop for Handle {
 ///
 /// # Errors
 /// When the log does not say where it ends.
-pub fn idle<'a>(
-    stages: impl IntoIterator<Item = &'a Handle>,
-    log: &dyn Log,
-) -> log::Result<bool> {
+pub fn idle<'a>(stages: impl IntoIterator<Item = &'a Handle>, log: &dyn Log) -> log::Result<bool> {
     let stages: Vec<&Handle> = stages.into_iter().collect();
     let moves = || stages.iter().map(|stage| stage.board.moves()).sum::<u64>();
     let before = moves();
@@ -157,12 +154,22 @@ struct Exit {
     result: Option<Result<(), Error>>,
 }
 
+impl Exit {
+    /// The thread ended without a panic.
+    fn end(mut self, result: Result<(), Error>) {
+        self.result = Some(result);
+    }
+}
+
 impl Drop for Exit {
     fn drop(&mut self) {
         let (reason, message) = match self.result.take() {
             Some(Ok(()) | Err(Error::Ended)) => ("", String::new()),
             Some(Err(error)) => (error.reason(), error.to_string()),
-            None => ("Internal", "a thread of the stage panicked; its message is in the log".to_owned()),
+            None => (
+                "Internal",
+                "a thread of the stage panicked; its message is in the log".to_owned(),
+            ),
         };
         let board = &self.life.board;
         if reason.is_empty() {

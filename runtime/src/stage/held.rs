@@ -124,8 +124,8 @@ impl Held {
             // Marked as seen before the views are looked at: a turn in between wakes again.
             progress.mark_unchanged();
             let found = self.find(ends);
-            let late = found.values().all(|found| found.behind.is_empty())
-                || Instant::now() >= deadline;
+            let late =
+                found.values().all(|found| found.behind.is_empty()) || Instant::now() >= deadline;
             // An error of the channel would be its end, which outlives every run.
             if late || !matches!(timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
                 return self.judge(found, now_ms());
@@ -142,7 +142,9 @@ impl Held {
 
     fn judge(&self, mut found: BTreeMap<String, Found>, now_ms: i64) -> BTreeMap<String, Found> {
         for (name, found) in &mut found {
-            let Some(one) = self.views.get(name) else { continue };
+            let Some(one) = self.views.get(name) else {
+                continue;
+            };
             if found.behind.is_empty() {
                 one.met_at.fetch_max(now_ms, Ordering::Relaxed);
             } else {
@@ -162,7 +164,12 @@ impl Held {
 
 impl One {
     fn source_topics(&self) -> Vec<String> {
-        self.read(|view| view.definition().source_topics().map(ToOwned::to_owned).collect())
+        self.read(|view| {
+            view.definition()
+                .source_topics()
+                .map(ToOwned::to_owned)
+                .collect()
+        })
     }
 
     fn read<T>(&self, f: impl FnOnce(&view::View) -> T) -> T {
@@ -267,7 +274,12 @@ impl Folder {
             .held
             .views
             .values()
-            .flat_map(|one| [Some(one.config.input.topic().to_owned()), one.config.state_topic.clone()])
+            .flat_map(|one| {
+                [
+                    Some(one.config.input.topic().to_owned()),
+                    one.config.state_topic.clone(),
+                ]
+            })
             .flatten()
             .collect();
         let topics: Vec<String> = topics.into_iter().collect();
@@ -293,7 +305,9 @@ impl Folder {
         let mut views: HashMap<String, String> = HashMap::new();
         let mut states = Vec::new();
         for (name, one) in &self.held.views {
-            let Some(topic) = &one.config.state_topic else { continue };
+            let Some(topic) = &one.config.state_topic else {
+                continue;
+            };
             views.insert(topic.clone(), name.clone());
             let topic_name: Arc<str> = topic.as_str().into();
             states.extend(
@@ -318,10 +332,14 @@ impl Folder {
                 }
             },
             &mut |record| {
-                let Some(one) = views.get(record.topic).and_then(|name| held.views.get(name)) else {
+                let Some(one) = views
+                    .get(record.topic)
+                    .and_then(|name| held.views.get(name))
+                else {
                     return;
                 };
-                let restored = one.write(|view| view.partition_mut(record.partition).restore(record));
+                let restored =
+                    one.write(|view| view.partition_mut(record.partition).restore(record));
                 if let Err(fault) = restored {
                     let partition = TopicPartition::new(record.topic, record.partition);
                     bad.get_or_insert((partition, fault.at(record.position())));
@@ -365,7 +383,11 @@ impl Folder {
     fn turn(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
         let mut counts: HashMap<String, (usize, usize)> = HashMap::new();
         let mut stop = Vec::new();
-        let wait = if self.held.is_ready() { POLL } else { Duration::from_millis(100) };
+        let wait = if self.held.is_ready() {
+            POLL
+        } else {
+            Duration::from_millis(100)
+        };
         reader.poll(wait, &mut |record| {
             if let Some(stopped) = self.fold(record, &mut counts) {
                 stop.push(stopped);
@@ -378,11 +400,15 @@ impl Folder {
             if self.stopped.contains(partition) {
                 continue;
             }
-            let Some(position) = reader.position(partition) else { continue };
+            let Some(position) = reader.position(partition) else {
+                continue;
+            };
             for one in views.iter().filter_map(|name| self.held.views.get(name)) {
                 let behind = one.read(|view| {
                     let mut states = view.partitions();
-                    states.any(|(number, state)| number == partition.partition && state.next() < position)
+                    states.any(|(number, state)| {
+                        number == partition.partition && state.next() < position
+                    })
                 });
                 if behind {
                     one.write(|view| view.partition_mut(partition.partition).advance(position));
@@ -411,7 +437,9 @@ impl Folder {
         }
         let mut stop = None;
         for name in self.inputs.get(&partition).into_iter().flatten() {
-            let Some(one) = self.held.views.get(name) else { continue };
+            let Some(one) = self.held.views.get(name) else {
+                continue;
+            };
             let stops = matches!(&one.config.input, Input::Source { topic }
                 if self.context.invalid_of_topic(topic) == InvalidRecords::Stop);
             let folded = one.write(|view| view.partition_mut(record.partition).fold(record));
@@ -435,7 +463,9 @@ impl Folder {
             .keys()
             .filter(|partition| !self.stopped.contains(*partition))
             .map(|partition| {
-                let start = reader.position(partition).map_or(Start::Earliest, Start::Offset);
+                let start = reader
+                    .position(partition)
+                    .map_or(Start::Earliest, Start::Offset);
                 (partition.clone(), start)
             })
             .collect();
@@ -446,12 +476,16 @@ impl Folder {
         self.inputs.iter().all(|(partition, views)| {
             let target = self.targets.get(partition).copied().unwrap_or(0);
             self.stopped.contains(partition)
-                || views.iter().filter_map(|name| self.held.views.get(name)).all(|one| {
-                    one.read(|view| {
-                        view.partitions()
-                            .any(|(number, state)| number == partition.partition && state.next() >= target)
+                || views
+                    .iter()
+                    .filter_map(|name| self.held.views.get(name))
+                    .all(|one| {
+                        one.read(|view| {
+                            view.partitions().any(|(number, state)| {
+                                number == partition.partition && state.next() >= target
+                            })
+                        })
                     })
-                })
         })
     }
 
@@ -467,7 +501,10 @@ impl Folder {
         let metrics = &self.context.services.metrics;
         for (view, (records, changes)) in counts {
             let label = self.label(view);
-            metrics.records_folded.get_or_create(&label).inc_by(*records as u64);
+            metrics
+                .records_folded
+                .get_or_create(&label)
+                .inc_by(*records as u64);
             if let Some(one) = self.held.views.get(view) {
                 let (keys, bytes) = one.read(|view| (view.keys(), view.bytes()));
                 let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
@@ -491,7 +528,9 @@ impl Folder {
                 let one = views.iter().find_map(|name| self.held.views.get(name))?;
                 let next = one.read(|view| {
                     let mut states = view.partitions();
-                    states.find(|(number, _)| *number == partition.partition).map(|(_, state)| state.next())
+                    states
+                        .find(|(number, _)| *number == partition.partition)
+                        .map(|(_, state)| state.next())
                 })?;
                 Some(Processed {
                     topic: partition.topic.to_string(),

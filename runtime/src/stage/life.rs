@@ -13,7 +13,6 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Life {
-    pub(super) shutdown: CancellationToken,
     /// Ends whatever waits, in either way of ending.
     ended: CancellationToken,
     abandoned: AtomicBool,
@@ -23,10 +22,13 @@ pub(crate) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(shutdown: CancellationToken, runtime: Handle, board: Arc<Board>) -> Arc<Self> {
+    pub(super) fn new(
+        shutdown: &CancellationToken,
+        runtime: Handle,
+        board: Arc<Board>,
+    ) -> Arc<Self> {
         let life = Arc::new(Self {
             ended: shutdown.child_token(),
-            shutdown,
             abandoned: AtomicBool::new(false),
             wakers: Mutex::default(),
             runtime,

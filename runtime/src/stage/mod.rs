@@ -120,11 +120,7 @@ pub struct Stall {
 
 impl Stall {
     /// Where a reader of `input` goes on whose state says `next`; 0 is no state.
-    fn check(
-        input: &TopicPartition,
-        next: i64,
-        bounds: Watermarks,
-    ) -> Result<log::Start, Self> {
+    fn check(input: &TopicPartition, next: i64, bounds: Watermarks) -> Result<log::Start, Self> {
         if next == 0 {
             return Ok(log::Start::Earliest);
         }
@@ -167,7 +163,10 @@ impl Stall {
 }
 
 /// The loops of a stage, each to be run on a thread of its own.
-type Parts = Vec<(&'static str, Box<dyn FnOnce(Arc<Life>) -> Result<(), Error> + Send>)>;
+type Parts = Vec<(
+    &'static str,
+    Box<dyn FnOnce(Arc<Life>) -> Result<(), Error> + Send>,
+)>;
 
 /// Starts a stage; `ordinal` tells its replicas apart. To be called within the executor that its runs
 /// are to be tasks of.

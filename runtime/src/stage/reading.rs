@@ -46,11 +46,7 @@ pub(super) fn persist<T>(
 }
 
 /// Partition counts of topics, in the order given, once all of them exist.
-pub(super) fn partitions(
-    log: &dyn Log,
-    life: &Life,
-    topics: &[String],
-) -> Result<Vec<i32>, Error> {
+pub(super) fn partitions(log: &dyn Log, life: &Life, topics: &[String]) -> Result<Vec<i32>, Error> {
     let random = Random::unseeded();
     for failures in 1.. {
         let found = persist(life, "topics", || log.topics(topics))?;

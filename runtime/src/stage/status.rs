@@ -91,7 +91,9 @@ struct Inner {
 
 impl Board {
     pub(super) fn new(kind: Owner, name: &str, parts: &[&str]) -> Self {
-        let parts = parts.iter().map(|part| ((*part).to_owned(), Part::default()));
+        let parts = parts
+            .iter()
+            .map(|part| ((*part).to_owned(), Part::default()));
         Self(Mutex::new(Inner {
             status: Status {
                 kind,
@@ -198,7 +200,10 @@ impl Board {
             return Ok(true);
         }
         let ends = log.ends(&partitions)?;
-        Ok(positions.iter().zip(ends).all(|(position, end)| position.next >= end))
+        Ok(positions
+            .iter()
+            .zip(ends)
+            .all(|(position, end)| position.next >= end))
     }
 }
 

@@ -161,7 +161,10 @@ impl Batches {
     ) -> Result<(), Error> {
         loop {
             if self.pending.is_some() {
-                let due = self.committer.retry_at().is_none_or(|at| at <= Instant::now());
+                let due = self
+                    .committer
+                    .retry_at()
+                    .is_none_or(|at| at <= Instant::now());
                 if !due || !self.send(group, actives)? {
                     return Ok(());
                 }
@@ -220,7 +223,9 @@ impl Batches {
         actives: &mut BTreeMap<i32, &mut Active>,
     ) -> Result<bool, Error> {
         loop {
-            let Some(batch) = &self.pending else { return Ok(true) };
+            let Some(batch) = &self.pending else {
+                return Ok(true);
+            };
             let offsets: Vec<_> = batch
                 .parts
                 .iter()
@@ -229,7 +234,10 @@ impl Batches {
                         offset: prefix.next,
                         metadata: String::new(),
                     };
-                    (TopicPartition::new(Arc::clone(&self.topic), *number), committed)
+                    (
+                        TopicPartition::new(Arc::clone(&self.topic), *number),
+                        committed,
+                    )
                 })
                 .collect();
             match self.committer.commit(group, &batch.records, &offsets)? {
@@ -238,13 +246,19 @@ impl Batches {
                 Outcome::Refused { index, reason } => self.refused(index, &reason),
             }
         }
-        let Some(batch) = self.pending.take() else { return Ok(true) };
+        let Some(batch) = self.pending.take() else {
+            return Ok(true);
+        };
         self.offsets_at = Instant::now() + OFFSETS_EVERY;
         for (number, prefix) in batch.parts {
-            let Some(active) = actives.get_mut(&number) else { continue };
+            let Some(active) = actives.get_mut(&number) else {
+                continue;
+            };
             active.window.committed(prefix.next, &prefix.keys);
             for finished in prefix.runs {
-                if let (Some(store), Some(turn)) = (&mut active.store, finished.completion.turn.clone()) {
+                if let (Some(store), Some(turn)) =
+                    (&mut active.store, finished.completion.turn.clone())
+                {
                     store.apply(turn);
                 }
                 self.tell(&finished);
@@ -256,19 +270,33 @@ impl Batches {
     /// Puts a run's failure in the place of what cannot be written; where not even that can be, the
     /// dead letter without its value, and then nothing: the original stays where it is.
     fn refused(&mut self, index: usize, reason: &str) {
-        let Some(batch) = &mut self.pending else { return };
-        let Some(owner) = batch.owners.get(index).copied() else { return };
-        let run = batch.parts.get_mut(&owner.0).and_then(|prefix| prefix.runs.get_mut(owner.1));
+        let Some(batch) = &mut self.pending else {
+            return;
+        };
+        let Some(owner) = batch.owners.get(index).copied() else {
+            return;
+        };
+        let run = batch
+            .parts
+            .get_mut(&owner.0)
+            .and_then(|prefix| prefix.runs.get_mut(owner.1));
         let Some(finished) = run else { return };
         finished.refusals += 1;
-        tracing::error!(index, reason, refusals = finished.refusals, "a record was refused");
+        tracing::error!(
+            index,
+            reason,
+            refusals = finished.refusals,
+            "a record was refused"
+        );
         match (finished.refusals, finished.trigger.clone()) {
             (1, Some(trigger)) => {
                 let fault = Fault::new(Reason::OutputFailed, reason);
                 let now_ms = self.setup.context.services.clock.now_ms();
-                let mut failed = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms);
-                let records = std::mem::take(&mut failed.records);
-                finished.completion = failed;
+                // That it cannot be made, no data can cause; then nothing is written of the run.
+                if let Ok(failed) = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms) {
+                    finished.completion = failed;
+                }
+                let records = std::mem::take(&mut finished.completion.records);
                 batch.remove_records(|of| of == owner);
                 batch.owners.extend(records.iter().map(|_| owner));
                 batch.records.extend(records);
@@ -282,7 +310,9 @@ impl Batches {
     }
 
     pub(super) fn drop_partition(&mut self, number: i32) {
-        let Some(batch) = &mut self.pending else { return };
+        let Some(batch) = &mut self.pending else {
+            return;
+        };
         if batch.parts.remove(&number).is_none() {
             return;
         }

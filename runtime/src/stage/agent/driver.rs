@@ -115,8 +115,12 @@ impl Driver {
     pub(super) fn start(setup: Arc<Setup>, life: Arc<Life>) -> Result<(), Error> {
         let context = Arc::clone(&setup.context);
         let log = Arc::clone(&context.services.log);
-        let topic = setup.agent.trigger_topic().to_owned();
-        let counts = partitions(&*log, &life, &[vec![topic.clone()], setup.own_topics()].concat())?;
+        let topic = setup.agent.source().topic().to_owned();
+        let counts = partitions(
+            &*log,
+            &life,
+            &[vec![topic.clone()], setup.own_topics()].concat(),
+        )?;
         let roots = setup.held.root_topics();
         let root_counts = partitions(&*log, &life, &roots)?;
         let roots = roots
@@ -136,7 +140,12 @@ impl Driver {
             "runs",
         );
         let member = names::member(&group, context.ordinal);
-        let mut batches = Batches::new(Arc::clone(&setup), Arc::clone(&life), member.clone(), &topic);
+        let mut batches = Batches::new(
+            Arc::clone(&setup),
+            Arc::clone(&life),
+            member.clone(),
+            &topic,
+        );
         persist(&life, "transactional id", || batches.open())?;
         let mut reader = persist(&life, "group", || {
             log.group(GroupOptions {
@@ -179,11 +188,17 @@ impl Driver {
         }
         // What runs may end; nothing new begins.
         self.draining = true;
-        let all: Vec<_> = self.active().map(|(number, _)| self.partition(number)).collect();
+        let all: Vec<_> = self
+            .active()
+            .map(|(number, _)| self.partition(number))
+            .collect();
         group.pause(&all)?;
         let deadline = Instant::now() + DRAIN;
         while !self.life.abandoned() && Instant::now() < deadline {
-            let running: usize = self.active().map(|(_, active)| active.window.running()).sum();
+            let running: usize = self
+                .active()
+                .map(|(_, active)| active.window.running())
+                .sum();
             if running == 0 && self.batches.flush(group, &mut actives(&mut self.owned))? {
                 break;
             }
@@ -233,10 +248,12 @@ impl Driver {
     }
 
     fn active(&self) -> impl Iterator<Item = (i32, &Active)> {
-        self.owned.iter().filter_map(|(number, owned)| match &owned.state {
-            State::Active(active) => Some((*number, &**active)),
-            _ => None,
-        })
+        self.owned
+            .iter()
+            .filter_map(|(number, owned)| match &owned.state {
+                State::Active(active) => Some((*number, &**active)),
+                _ => None,
+            })
     }
 
     fn wait(&self) -> Duration {
@@ -252,21 +269,30 @@ impl Driver {
     /// True where the partition has to stand still at this record.
     fn take(&mut self, record: &Record<'_>) -> bool {
         let count = self.partition_count;
-        let Some(owned) = self.owned.get_mut(&record.partition) else { return false };
-        let State::Active(active) = &mut owned.state else { return false };
+        let Some(owned) = self.owned.get_mut(&record.partition) else {
+            return false;
+        };
+        let State::Active(active) = &mut owned.state else {
+            return false;
+        };
         if active.window.is_halted() || record.offset < active.window.next() {
             return false;
         }
         let (setup, life) = (&self.setup, &self.life);
-        let trigger = setup.agent.trigger(record).and_then(|trigger| match trigger {
-            Some(trigger) => in_order(record, trigger, count).map(Some),
-            None => Ok(None),
-        });
+        let trigger = setup
+            .agent
+            .trigger(record)
+            .and_then(|trigger| match trigger {
+                Some(trigger) => in_order(record, trigger, count).map(Some),
+                None => Ok(None),
+            });
         let arrived = Instant::now();
         match trigger {
             Ok(Some(trigger)) => {
                 let (key, trigger) = (trigger.key.clone(), Arc::new(trigger));
-                active.window.wait(record.offset, key, Taken { trigger, arrived });
+                active
+                    .window
+                    .wait(record.offset, key, Taken { trigger, arrived });
             }
             Ok(None) => active.window.advance(record.offset + 1),
             Err(fault) => {
@@ -282,9 +308,17 @@ impl Driver {
                     setup.context.dead_letter(life, record, &fault);
                 }
                 let now_ms = setup.context.services.clock.now_ms();
-                let completion = setup.agent.refuse(record, &fault, now_ms);
-                let finished = Finished::new(completion, None, arrived);
-                active.window.done(record.offset, finished);
+                match setup.agent.refuse(record, &fault, now_ms) {
+                    Ok(completion) => {
+                        let finished = Finished::new(completion, None, arrived);
+                        active.window.done(record.offset, finished);
+                    }
+                    Err(fault) => {
+                        active.window.halt_at(record.offset);
+                        setup.context.stopped(life, record, &fault);
+                        return true;
+                    }
+                }
             }
         }
         false
@@ -309,7 +343,14 @@ impl Driver {
             return Ok(());
         }
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
-        let found = start::find(&setup, &life, group, &self.topic, self.partition_count, &self.unplaced);
+        let found = start::find(
+            &setup,
+            &life,
+            group,
+            &self.topic,
+            self.partition_count,
+            &self.unplaced,
+        );
         match found {
             Ok(start::Found::Offsets(offsets)) => {
                 self.unplaced.clear();
@@ -336,19 +377,26 @@ impl Driver {
     }
 
     fn take_over(&mut self, number: i32, next: i64) -> Result<(), Error> {
-        let Some(owned) = self.owned.get_mut(&number) else { return Ok(()) };
+        let Some(owned) = self.owned.get_mut(&number) else {
+            return Ok(());
+        };
         owned.next = next;
         let epoch = owned.epoch;
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
-        self.errands.send("takeover", Arc::clone(&self.waker), move || {
-            (number, epoch, start::take_over(&setup, &life, number))
-        })
+        self.errands
+            .send("takeover", Arc::clone(&self.waker), move || {
+                (number, epoch, start::take_over(&setup, &life, number))
+            })
     }
 
     fn arrived(&mut self) -> Result<(), Error> {
         let back: Vec<_> = self.errands.back().collect();
         for (number, epoch, store) in back {
-            let Some(owned) = self.owned.get_mut(&number).filter(|owned| owned.epoch == epoch) else {
+            let Some(owned) = self
+                .owned
+                .get_mut(&number)
+                .filter(|owned| owned.epoch == epoch)
+            else {
                 continue;
             };
             owned.state = match store {
@@ -368,7 +416,9 @@ impl Driver {
             return Ok(());
         }
         for (number, owned) in &mut self.owned {
-            let State::Waiting(store) = &mut owned.state else { continue };
+            let State::Waiting(store) = &mut owned.state else {
+                continue;
+            };
             let store = store.take();
             let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
             group.start(&partition, Start::Offset(owned.next))?;
@@ -387,17 +437,29 @@ impl Driver {
         let mut halted = Vec::new();
         let back: Vec<_> = self.results.1.try_iter().collect();
         for returned in back {
-            let Some(owned) = self.owned.get_mut(&returned.partition) else { continue };
-            let State::Active(active) = &mut owned.state else { continue };
+            let Some(owned) = self.owned.get_mut(&returned.partition) else {
+                continue;
+            };
+            let State::Active(active) = &mut owned.state else {
+                continue;
+            };
             if owned.epoch != returned.epoch {
                 continue;
             }
-            let Some((_, taken)) = active.tasks.remove(&returned.offset) else { continue };
+            let Some((_, taken)) = active.tasks.remove(&returned.offset) else {
+                continue;
+            };
             let ended = returned.ended.unwrap_or_else(|| {
                 let fault = Fault::new(Reason::Crashed, "the run broke off; the log has the panic");
                 let now_ms = self.setup.context.services.clock.now_ms();
-                let failed = self.setup.agent.fail(&taken.trigger, None, &fault, 1, now_ms);
-                Ended::Complete(Box::new(failed))
+                match self
+                    .setup
+                    .agent
+                    .fail(&taken.trigger, None, &fault, 1, now_ms)
+                {
+                    Ok(failed) => Ended::Complete(Box::new(failed)),
+                    Err(fault) => Ended::Stop(fault),
+                }
             });
             match ended {
                 Ended::Complete(completion) => {
@@ -413,7 +475,10 @@ impl Driver {
                         &at,
                         format!("the partition stands still at {at}, whose run failed: {fault}"),
                     );
-                    halted.push(TopicPartition::new(Arc::clone(&self.topic), returned.partition));
+                    halted.push(TopicPartition::new(
+                        Arc::clone(&self.topic),
+                        returned.partition,
+                    ));
                 }
                 // The stage ends.
                 Ended::Cancelled => {}
@@ -439,11 +504,16 @@ impl Driver {
         if self.draining {
             return;
         }
-        let running: usize = self.active().map(|(_, active)| active.window.running()).sum();
+        let running: usize = self
+            .active()
+            .map(|(_, active)| active.window.running())
+            .sum();
         let mut room = (self.setup.config.concurrency.max(1) as usize).saturating_sub(running);
         let mut ends = None;
         for (number, owned) in &mut self.owned {
-            let State::Active(active) = &mut owned.state else { continue };
+            let State::Active(active) = &mut owned.state else {
+                continue;
+            };
             for (offset, key, taken) in active.window.start(room) {
                 room -= 1;
                 let ends = ends.get_or_insert_with(|| self.ends.ask());
@@ -464,7 +534,12 @@ impl Driver {
                 let task = self.life.runtime.spawn(async move {
                     let ended = AssertUnwindSafe(run.run()).catch_unwind().await.ok();
                     // The driver may be gone, and with it the partition.
-                    let _ = sender.send(Returned { partition, epoch, offset, ended });
+                    let _ = sender.send(Returned {
+                        partition,
+                        epoch,
+                        offset,
+                        ended,
+                    });
                     waker();
                 });
                 active.tasks.insert(offset, (task.abort_handle(), taken));
@@ -476,7 +551,9 @@ impl Driver {
     fn fill(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (number, owned) in &mut self.owned {
-            let State::Active(active) = &mut owned.state else { continue };
+            let State::Active(active) = &mut owned.state else {
+                continue;
+            };
             if active.window.is_halted() || self.draining {
                 continue;
             }
@@ -500,7 +577,8 @@ impl Driver {
 
     fn drop_partition(&mut self, number: i32) {
         self.owned.remove(&number);
-        self.unplaced.retain(|partition| partition.partition != number);
+        self.unplaced
+            .retain(|partition| partition.partition != number);
         self.batches.drop_partition(number);
     }
 
@@ -514,7 +592,11 @@ impl Driver {
         let mut positions = Vec::new();
         for (number, active) in self.active() {
             let stopped = active.window.is_halted();
-            unfinished += if stopped { active.window.running() } else { active.window.unfinished() };
+            unfinished += if stopped {
+                active.window.running()
+            } else {
+                active.window.unfinished()
+            };
             positions.push(Processed {
                 topic: self.topic.to_string(),
                 partition: number,
@@ -574,10 +656,14 @@ fn in_order(record: &Record<'_>, trigger: Trigger, partitions: i32) -> Result<Tr
 }
 
 fn tell_start(setup: &Setup, trigger: &Trigger) {
-    setup.context.services.observer.tell(|| Happening::RunStarted {
-        agent: setup.config.name.clone(),
-        run: trigger.run.to_string(),
-        key: trigger.key.as_ref().map(ToString::to_string),
-        trigger: trigger.position.clone(),
-    });
+    setup
+        .context
+        .services
+        .observer
+        .tell(|| Happening::RunStarted {
+            agent: setup.config.name.clone(),
+            run: trigger.run.clone(),
+            key: trigger.key.as_ref().map(ToString::to_string),
+            trigger: trigger.position.clone(),
+        });
 }

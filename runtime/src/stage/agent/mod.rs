@@ -36,7 +36,11 @@ impl Setup {
     /// Topics that the agent writes.
     fn own_topics(&self) -> Vec<String> {
         let topics = &self.config.topics;
-        let outputs = self.config.outputs.iter().map(|output| output.topic.clone());
+        let outputs = self
+            .config
+            .outputs
+            .iter()
+            .map(|output| output.topic.clone());
         [topics.runs.clone(), topics.dead.clone()]
             .into_iter()
             .chain(topics.conversation.clone())

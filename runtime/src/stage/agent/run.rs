@@ -10,8 +10,9 @@ use crate::observe::Happening;
 use crate::stage::ends::{Answer, Ends};
 use crate::stage::held::Found;
 use headwater_engine::agent::{
-    Assembly, Behind, Completion, Context, Freshness, Ready, Trigger, ViewFreshness,
+    Assembly, Completion, Context, Freshness, Ready, Trigger, ViewFreshness,
 };
+use headwater_engine::audit::{Behind, Covered};
 use headwater_engine::config::OnFailure;
 use headwater_engine::conversation::Past;
 use headwater_engine::fault::{Fault, Reason};
@@ -65,10 +66,9 @@ impl Failure {
     }
 }
 
-/// Faults that lie in the trigger or the configuration stay as they are; those of the context and the
-/// model may not.
+/// What the context and the model did wrong, they may do right another time.
 fn may_pass(reason: Reason) -> bool {
-    !matches!(reason, Reason::TooManyHops | Reason::TemplateFailed)
+    !matches!(reason, Reason::TooManyHops)
 }
 
 impl Run {
@@ -88,7 +88,12 @@ impl Run {
                 return self.give_up(&failure, attempt);
             }
             self.tell_retry(attempt, &failure.fault);
-            sleep(BACKOFF.after(attempt, &self.random).max(failure.wait.min(BACKOFF.max))).await;
+            sleep(
+                BACKOFF
+                    .after(attempt, &self.random)
+                    .max(failure.wait.min(BACKOFF.max)),
+            )
+            .await;
             attempt += 1;
         }
     }
@@ -102,17 +107,13 @@ impl Run {
         let setup = &self.setup;
         let clock = &setup.context.services.clock;
         let freshness = self.barrier(ends, deadline).await;
-        let context = Context {
-            views: &*setup.held,
-            conversation: &self.past,
-            freshness: &freshness,
-            assembled_at: clock.now_ms(),
-            attempt,
-        };
-        let ready = match setup.agent.assemble(&self.trigger, &context) {
+        let ready = match self.assemble(attempt, &freshness) {
             Ok(Assembly::Ready(ready)) => ready,
             Ok(Assembly::Skipped(skipped)) => {
-                return Ok(setup.agent.skip(&self.trigger, &skipped, clock.now_ms()));
+                return setup
+                    .agent
+                    .skip(&self.trigger, &skipped, clock.now_ms())
+                    .map_err(|fault| Failure::new(fault, None));
             }
             Err(fault) => return Err(Failure::new(fault, None)),
         };
@@ -147,6 +148,17 @@ impl Run {
             .map_err(|fault| Failure::new(fault, Some(ready.into())))
     }
 
+    fn assemble(&self, attempt: u32, freshness: &Freshness) -> Result<Assembly, Fault> {
+        let context = Context {
+            views: &*self.setup.held,
+            conversation: &self.past,
+            freshness,
+            assembled_at: self.setup.context.services.clock.now_ms(),
+            attempt,
+        };
+        self.setup.agent.assemble(&self.trigger, &context)
+    }
+
     /// Until the views hold what was in the log when the trigger arrived, or the wait is over.
     async fn barrier(&self, ends: &Ends, deadline: Instant) -> Freshness {
         let setup = &self.setup;
@@ -174,13 +186,17 @@ impl Run {
             return Ended::Stop(failure.fault.clone());
         }
         let finished_at = self.setup.context.services.clock.now_ms();
-        Ended::Complete(Box::new(self.setup.agent.fail(
+        let failed = self.setup.agent.fail(
             &self.trigger,
             failure.ready.as_deref(),
             &failure.fault,
             attempts,
             finished_at,
-        )))
+        );
+        match failed {
+            Ok(completion) => Ended::Complete(Box::new(completion)),
+            Err(fault) => Ended::Stop(fault),
+        }
     }
 
     fn tell_retry(&self, attempt: u32, fault: &Fault) {
@@ -193,7 +209,7 @@ impl Run {
         services.metrics.run_retries.get_or_create(&label).inc();
         services.observer.tell(|| Happening::RunRetried {
             agent: agent.clone(),
-            run: run.to_string(),
+            run: run.clone(),
             attempt,
             reason: fault.reason.to_string(),
             message: fault.message.clone(),
@@ -203,7 +219,11 @@ impl Run {
 
 fn freshness(found: BTreeMap<String, Found>) -> Freshness {
     let view = |found: Found| ViewFreshness {
-        covered: found.covered,
+        covered: found
+            .covered
+            .into_iter()
+            .map(|(partition, next)| Covered { partition, next })
+            .collect(),
         stale_ms: found.stale_ms,
         behind: found
             .behind

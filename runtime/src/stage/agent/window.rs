@@ -160,7 +160,12 @@ impl<W, F> Window<W, F> {
         while prefix.runs.len() < limit
             && matches!(self.entries.front(), Some(entry) if matches!(entry.state, State::Finished(_)))
         {
-            if let Some(Entry { key, state: State::Finished(finished), .. }) = self.entries.pop_front() {
+            if let Some(Entry {
+                key,
+                state: State::Finished(finished),
+                ..
+            }) = self.entries.pop_front()
+            {
                 prefix.runs.push(finished);
                 prefix.keys.extend(key);
             }
@@ -205,7 +210,11 @@ mod tests {
     }
 
     fn start(window: &mut Window<(), i64>, limit: usize) -> Vec<i64> {
-        window.start(limit).into_iter().map(|(offset, _, _)| offset).collect()
+        window
+            .start(limit)
+            .into_iter()
+            .map(|(offset, _, _)| offset)
+            .collect()
     }
 
     fn commit(window: &mut Window<(), i64>) -> Option<(Vec<i64>, i64)> {

@@ -8,8 +8,8 @@
 use super::super::committer::{Committer, Outcome};
 use super::super::life::Life;
 use super::super::reading::{Errands, persist, to_end};
-use super::super::status::{Part, Processed};
 use super::super::rebalance::Rebalance;
+use super::super::status::{Part, Processed};
 use super::super::{Context, DRAIN, Error, Stall};
 use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
@@ -188,7 +188,9 @@ impl Fold {
         counts.changes += usize::from(folded.changed);
         folding.bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         folding.since.get_or_insert_with(Instant::now);
-        let Some(fault) = folded.fault else { return false };
+        let Some(fault) = folded.fault else {
+            return false;
+        };
         match self.invalid {
             InvalidRecords::DeadLetter => {
                 folding
@@ -210,12 +212,18 @@ impl Fold {
         }
     }
 
-    fn begin(&mut self, group: &mut dyn GroupReader, assigned: &[TopicPartition]) -> Result<(), Error> {
+    fn begin(
+        &mut self,
+        group: &mut dyn GroupReader,
+        assigned: &[TopicPartition],
+    ) -> Result<(), Error> {
         if assigned.is_empty() {
             return Ok(());
         }
         // Asked before the state is read: a predecessor's transaction is decided by then.
-        persist(&self.life, "committed offsets", || group.committed(assigned))?;
+        persist(&self.life, "committed offsets", || {
+            group.committed(assigned)
+        })?;
         for partition in assigned {
             self.owned.insert(partition.partition, Owned::Waiting);
             let take = Take {
@@ -265,7 +273,9 @@ impl Fold {
     /// Past control records, and records that transactions aborted.
     fn positions(&mut self, group: &mut dyn GroupReader) {
         for (number, owned) in &mut self.owned {
-            let Owned::Folding(folding) = owned else { continue };
+            let Owned::Folding(folding) = owned else {
+                continue;
+            };
             if folding.stopped {
                 continue;
             }
@@ -309,7 +319,10 @@ impl Fold {
             return self.committer.retry_at().is_none_or(|at| at <= now);
         }
         let active = || self.folding().filter(|(_, folding)| !folding.stopped);
-        active().map(|(_, folding)| folding.partition.dirty()).sum::<usize>() >= KEYS
+        active()
+            .map(|(_, folding)| folding.partition.dirty())
+            .sum::<usize>()
+            >= KEYS
             || active().map(|(_, folding)| folding.bytes).sum::<usize>() >= BYTES
             || self.due_at().is_some_and(|at| at <= now)
     }
@@ -326,7 +339,9 @@ impl Fold {
         let mut parts = BTreeMap::new();
         let mut keys = 0;
         for (number, owned) in &mut self.owned {
-            let Owned::Folding(folding) = owned else { continue };
+            let Owned::Folding(folding) = owned else {
+                continue;
+            };
             if folding.stopped || folding.since.is_none() || !which(*number) {
                 continue;
             }
@@ -350,7 +365,9 @@ impl Fold {
 
     /// True where nothing is under way any more.
     fn send(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
-        let Some(batch) = &self.pending else { return Ok(true) };
+        let Some(batch) = &self.pending else {
+            return Ok(true);
+        };
         let topic: Arc<str> = self.view.input.topic().into();
         let records: Vec<NewRecord> = batch
             .parts
@@ -376,7 +393,9 @@ impl Fold {
                 return self.send(group);
             }
         }
-        let Some(batch) = self.pending.take() else { return Ok(true) };
+        let Some(batch) = self.pending.take() else {
+            return Ok(true);
+        };
         for (number, (_, next)) in &batch.parts {
             // What was folded while the batch was tried again is not in it: then all of it counts as changed still.
             if let Some(Owned::Folding(folding)) = self.owned.get_mut(number)
@@ -394,18 +413,24 @@ impl Fold {
                 name: self.view.name.clone(),
             })
             .observe(batch.started.elapsed().as_secs_f64());
-        self.context.services.observer.tell(|| Happening::Checkpoint {
-            view: self.view.name.clone(),
-            keys: batch.keys,
-            records: records.len(),
-        });
+        self.context
+            .services
+            .observer
+            .tell(|| Happening::Checkpoint {
+                view: self.view.name.clone(),
+                keys: batch.keys,
+                records: records.len(),
+            });
         Ok(true)
     }
 
     /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
     /// value then. A value that was folded fits.
     fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
-        let records = self.pending.iter_mut().flat_map(|batch| batch.parts.values_mut());
+        let records = self
+            .pending
+            .iter_mut()
+            .flat_map(|batch| batch.parts.values_mut());
         let record = records.flat_map(|(records, _)| records).nth(index);
         match record {
             Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
@@ -482,11 +507,23 @@ impl Fold {
             })
             .collect();
         let metrics = &self.context.services.metrics;
-        let keys: usize = self.folding().map(|(_, folding)| folding.partition.keys()).sum();
-        let bytes: usize = self.folding().map(|(_, folding)| folding.partition.bytes()).sum();
+        let keys: usize = self
+            .folding()
+            .map(|(_, folding)| folding.partition.keys())
+            .sum();
+        let bytes: usize = self
+            .folding()
+            .map(|(_, folding)| folding.partition.bytes())
+            .sum();
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-        metrics.view_keys.get_or_create(&self.label).set(gauge(keys));
-        metrics.view_bytes.get_or_create(&self.label).set(gauge(bytes));
+        metrics
+            .view_keys
+            .get_or_create(&self.label)
+            .set(gauge(keys));
+        metrics
+            .view_bytes
+            .get_or_create(&self.label)
+            .set(gauge(bytes));
         let restored = match self.owned.len() {
             0 => 100,
             all => (all - waiting) * 100 / all,

@@ -52,13 +52,7 @@ struct Batch {
 }
 
 impl Loop {
-    pub(super) fn new(
-        context: Arc<Context>,
-        life: Arc<Life>,
-        view: View,
-        intake: Intake,
-        _partitions: i32,
-    ) -> Self {
+    pub(super) fn new(context: Arc<Context>, life: Arc<Life>, view: View, intake: Intake) -> Self {
         let committer = Committer::new(
             Arc::clone(&context.services.log),
             Arc::clone(&life),
@@ -137,7 +131,10 @@ impl Loop {
         self.begin(group, &rebalance.assigned)?;
         self.joined |= rebalance.any;
         self.positions(group);
-        let due = self.committer.retry_at().is_none_or(|at| at <= Instant::now());
+        let due = self
+            .committer
+            .retry_at()
+            .is_none_or(|at| at <= Instant::now());
         if due || !rebalance.revoked.is_empty() {
             self.write(group)?;
         }
@@ -151,7 +148,9 @@ impl Loop {
     /// True where the partition has to stand still at this record.
     fn take(&mut self, record: &Record<'_>) -> bool {
         let partition = TopicPartition::new(record.topic, record.partition);
-        let Some(owned) = self.owned.get_mut(&partition) else { return false };
+        let Some(owned) = self.owned.get_mut(&partition) else {
+            return false;
+        };
         if owned.stopped {
             return false;
         }
@@ -173,7 +172,8 @@ impl Loop {
         if self.context.invalid_of_topic(record.topic) == InvalidRecords::Skip {
             self.context.skipped(&self.life, record, fault);
         } else {
-            self.dead.push(dead_letter(record, fault, &self.view.dead_topic));
+            self.dead
+                .push(dead_letter(record, fault, &self.view.dead_topic));
             self.context.dead_letter(&self.life, record, fault);
         }
     }
@@ -208,7 +208,9 @@ impl Loop {
         }
         let log = Arc::clone(&self.context.services.log);
         persist(&self.life, "transactional id", || self.committer.open())?;
-        let committed = persist(&self.life, "committed offsets", || group.committed(assigned))?;
+        let committed = persist(&self.life, "committed offsets", || {
+            group.committed(assigned)
+        })?;
         let bounds = persist(&self.life, "watermarks", || log.watermarks(assigned))?;
         for partition in assigned {
             let bounds = bounds
@@ -219,7 +221,8 @@ impl Loop {
                 Some(Some(committed)) => committed.offset,
                 _ => bounds.low,
             };
-            self.intake.start(&partition.topic, partition.partition, next);
+            self.intake
+                .start(&partition.topic, partition.partition, next);
             group.start(partition, Start::Offset(next))?;
             self.owned.insert(
                 partition.clone(),
@@ -245,11 +248,14 @@ impl Loop {
     }
 
     fn moved(&self) -> bool {
-        self.intake.positions().into_iter().any(|(topic, partition, next)| {
-            self.owned
-                .get(&TopicPartition::new(topic, partition))
-                .is_some_and(|owned| next > owned.committed)
-        })
+        self.intake
+            .positions()
+            .into_iter()
+            .any(|(topic, partition, next)| {
+                self.owned
+                    .get(&TopicPartition::new(topic, partition))
+                    .is_some_and(|owned| next > owned.committed)
+            })
     }
 
     /// Writes what was taken in. True where nothing is left to write.
@@ -260,12 +266,7 @@ impl Loop {
         if !self.moved() {
             return Ok(true);
         }
-        let drained = self.intake.drain(self.drained);
-        for (event, fault) in &drained.refused {
-            let source = self.intake.source_of(event);
-            tracing::warn!(view = self.view.name, source = ?source, reason = %fault.reason, "a projected value was refused");
-        }
-        let mut records = drained.records;
+        let mut records = self.intake.drain(self.drained);
         records.append(&mut self.dead);
         let offsets = self
             .intake
@@ -284,18 +285,23 @@ impl Loop {
     }
 
     fn send(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
-        let Some(batch) = &self.pending else { return Ok(true) };
-        match self.committer.commit(group, &batch.records, &batch.offsets)? {
+        let Some(batch) = &self.pending else {
+            return Ok(true);
+        };
+        match self
+            .committer
+            .commit(group, &batch.records, &batch.offsets)?
+        {
             Outcome::Committed => {}
             Outcome::Later => return Ok(false),
-            Outcome::Refused { reason, .. } => {
-                return Err(Error::CheckpointRefused {
-                    view: self.view.name.clone(),
-                    reason,
-                });
+            Outcome::Refused { index, reason } => {
+                self.refused(index, reason)?;
+                return self.send(group);
             }
         }
-        let Some(batch) = self.pending.take() else { return Ok(true) };
+        let Some(batch) = self.pending.take() else {
+            return Ok(true);
+        };
         for (partition, committed) in batch.offsets {
             if let Some(owned) = self.owned.get_mut(&partition) {
                 owned.committed = committed.offset;
@@ -306,6 +312,26 @@ impl Loop {
             records: batch.records.len(),
         });
         Ok(true)
+    }
+
+    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
+    /// value then. A value that was projected fits.
+    fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
+        let record = self
+            .pending
+            .as_mut()
+            .and_then(|batch| batch.records.get_mut(index));
+        match record {
+            Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
+                tracing::warn!(reason, "a dead letter is written without its value");
+                record.value = None;
+                Ok(())
+            }
+            _ => Err(Error::CheckpointRefused {
+                view: self.view.name.clone(),
+                reason,
+            }),
+        }
     }
 
     fn wait(&self) -> Duration {

@@ -33,7 +33,7 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<Parts, Error>
                 let counts = partitions(&*context.services.log, &life, &[topic])?;
                 let count = counts.first().copied().unwrap_or(1);
                 match Intake::new(definition, count) {
-                    Some(intake) => intake::Loop::new(context, life, view, intake, count).run(),
+                    Some(intake) => intake::Loop::new(context, life, view, intake).run(),
                     None => Ok(()),
                 }
             }),
