@@ -7,6 +7,7 @@
 //! async executor's. No implementation starts over by itself after an error that says that somebody
 //! else took over; while brokers are merely away, `poll` hands over nothing and goes on by itself.
 
+pub mod kafka;
 pub mod memory;
 
 use headwater_engine::record::{NewRecord, Record, TopicPartition};

@@ -124,7 +124,10 @@ mod tests {
     #[test]
     fn a_balanced_group_keeps_what_it_has() {
         let topics = ["t".to_owned()];
-        let a: BTreeSet<_> = partitions(6).into_iter().filter(|it| it.partition % 2 == 0).collect();
+        let a: BTreeSet<_> = partitions(6)
+            .into_iter()
+            .filter(|it| it.partition % 2 == 0)
+            .collect();
         let b: BTreeSet<_> = partitions(6).difference(&a).cloned().collect();
         let target = loads(&topics, 6, &[("a", a.clone()), ("b", b.clone())]);
         assert_eq!((&target["a"], &target["b"]), (&a, &b));
@@ -135,8 +138,20 @@ mod tests {
         let (topics, others) = (["t".to_owned()], ["u".to_owned()]);
         let none = BTreeSet::new();
         let members = BTreeMap::from([
-            ("a", Candidate { topics: &others, owned: &none }),
-            ("b", Candidate { topics: &topics, owned: &none }),
+            (
+                "a",
+                Candidate {
+                    topics: &others,
+                    owned: &none,
+                },
+            ),
+            (
+                "b",
+                Candidate {
+                    topics: &topics,
+                    owned: &none,
+                },
+            ),
         ]);
         let target = assign(&partitions(3), &members);
         assert_eq!((target["a"].len(), target["b"].len()), (0, 3));

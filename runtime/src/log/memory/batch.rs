@@ -123,17 +123,15 @@ impl Batch {
                 .get(index + 1)
                 .map_or(self.headers.len(), |next| next.headers as usize);
             headers.clear();
-            headers.extend(
-                self.headers[entry.headers as usize..end]
-                    .iter()
-                    .map(|(name, value)| {
-                        let name = self.bytes(*name).unwrap_or_default();
-                        (
-                            std::str::from_utf8(name).unwrap_or_default(),
-                            self.bytes(*value),
-                        )
-                    }),
-            );
+            headers.extend(self.headers[entry.headers as usize..end].iter().map(
+                |(name, value)| {
+                    let name = self.bytes(*name).unwrap_or_default();
+                    (
+                        std::str::from_utf8(name).unwrap_or_default(),
+                        self.bytes(*value),
+                    )
+                },
+            ));
             on(&Record {
                 topic: place.0,
                 partition: place.1,

@@ -62,11 +62,15 @@ impl Cursors {
     }
 
     pub(super) fn remove(&mut self, partitions: &[TopicPartition]) {
-        self.cursors.retain(|cursor| !partitions.contains(&cursor.at));
+        self.cursors
+            .retain(|cursor| !partitions.contains(&cursor.at));
     }
 
     pub(super) fn partitions(&self) -> Vec<TopicPartition> {
-        self.cursors.iter().map(|cursor| cursor.at.clone()).collect()
+        self.cursors
+            .iter()
+            .map(|cursor| cursor.at.clone())
+            .collect()
     }
 
     pub(super) fn position(&self, at: &TopicPartition) -> Option<i64> {

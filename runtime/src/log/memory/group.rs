@@ -4,10 +4,10 @@
 //! has ended), and gives a new generation. A partition that moves is first taken from its owner, who
 //! gives it up with the poll after it was told; that asks for the next rebalance, which hands it on.
 
+use super::Membership;
 use super::assignor::{self, Candidate};
 use super::signal::Signal;
 use super::topic::Topic;
-use super::Membership;
 use crate::log::{Committed, Error, Result};
 use headwater_engine::record::TopicPartition;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -283,10 +283,16 @@ impl Group {
         Err(Error::Abort { reason })
     }
 
-    pub(super) fn add_pending(&mut self, transactional: &str, offsets: &[(TopicPartition, Committed)]) {
+    pub(super) fn add_pending(
+        &mut self,
+        transactional: &str,
+        offsets: &[(TopicPartition, Committed)],
+    ) {
         for (at, offset) in offsets {
             let entry = self.offsets.entry(at.clone()).or_default();
-            entry.pending.insert(transactional.to_owned(), offset.clone());
+            entry
+                .pending
+                .insert(transactional.to_owned(), offset.clone());
         }
     }
 

@@ -63,11 +63,12 @@ impl MemoryMember {
 fn join(shared: &Shared, options: &GroupOptions, signal: &Arc<Signal>) -> u64 {
     let mut state = shared.lock();
     let incarnation = state.next_id();
-    state
-        .groups
-        .entry(options.group.clone())
-        .or_default()
-        .join(&options.member, incarnation, &options.topics, signal);
+    state.groups.entry(options.group.clone()).or_default().join(
+        &options.member,
+        incarnation,
+        &options.topics,
+        signal,
+    );
     incarnation
 }
 
@@ -142,7 +143,10 @@ impl GroupReader for MemoryMember {
 
     fn start(&mut self, partition: &TopicPartition, at: Start) -> Result<()> {
         let mut state = self.shared.lock();
-        if self.cursors.start(&mut state, partition, at, &self.signal)? {
+        if self
+            .cursors
+            .start(&mut state, partition, at, &self.signal)?
+        {
             return Ok(());
         }
         Err(not_assigned("start", partition))
@@ -159,7 +163,10 @@ impl GroupReader for MemoryMember {
 
     fn resume(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         for partition in partitions {
-            if !self.cursors.set_paused(partition, self.leaving.contains(partition)) {
+            if !self
+                .cursors
+                .set_paused(partition, self.leaving.contains(partition))
+            {
                 return Err(not_assigned("resume", partition));
             }
         }

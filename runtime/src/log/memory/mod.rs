@@ -149,9 +149,12 @@ impl Memory {
         let mut headers = Vec::new();
         for slice in &taken {
             let partition = i32::try_from(slice.cursor).unwrap_or(i32::MAX);
-            slice
-                .batch
-                .show((&name, partition), slice.range.clone(), &mut headers, &mut on);
+            slice.batch.show(
+                (&name, partition),
+                slice.range.clone(),
+                &mut headers,
+                &mut on,
+            );
         }
         Ok(())
     }

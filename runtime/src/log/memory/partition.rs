@@ -107,7 +107,9 @@ impl Partition {
         let end = self.end(isolation);
         let mut position = position;
         let mut taken = 0;
-        let first = self.batches.partition_point(|batch| batch.next() <= position);
+        let first = self
+            .batches
+            .partition_point(|batch| batch.next() <= position);
         for batch in self.batches.range(first..) {
             if batch.base() >= end || taken == limit {
                 break;

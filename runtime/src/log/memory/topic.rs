@@ -42,7 +42,8 @@ impl Meta {
             id,
             partitions: spec.partitions,
             append_time: text(&spec.config, "message.timestamp.type") == Some("LogAppendTime"),
-            compacted: text(&spec.config, "cleanup.policy").is_some_and(|it| it.contains("compact")),
+            compacted: text(&spec.config, "cleanup.policy")
+                .is_some_and(|it| it.contains("compact")),
             max_message_bytes: number(spec, "max.message.bytes")?.unwrap_or(MAX_MESSAGE_BYTES),
             timestamp_before_max_ms: number(spec, "message.timestamp.before.max.ms")?
                 .unwrap_or(i64::MAX),

@@ -3,10 +3,10 @@
 //! A transactional id has one current epoch; whoever opens the id takes the next and ends what the
 //! one before left open. Markers are written as the decision falls; each takes an offset.
 
+use super::Membership;
 use super::batch::{Builder, Outcome};
 use super::state::State;
 use super::topic::Meta;
-use super::Membership;
 use crate::log::{Committed, Error, Result};
 use headwater_engine::record::TopicPartition;
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! Producers: the plain one, the transactional one, and a transaction that stays open as long as wanted.
 
+use super::Shared;
 use super::batch::Builder;
 use super::topic::Meta;
-use super::Shared;
 use crate::log::{
     Committed, Error, GroupMetadata, GroupMetadataInner, Result, Transactional, Writer,
 };
@@ -123,7 +123,10 @@ impl Writer for MemoryWriter {
                 bases.push((at, base));
             }
         }
-        #[allow(clippy::cast_possible_wrap, reason = "places are below the batch's length")]
+        #[allow(
+            clippy::cast_possible_wrap,
+            reason = "places are below the batch's length"
+        )]
         let place = |(slot, place): (usize, usize)| {
             let (at, base): &(TopicPartition, i64) = &bases[slot];
             (at.clone(), base + place as i64)
