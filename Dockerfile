@@ -6,8 +6,8 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --locked --profile dist -p headwater-cli \
- && mkdir -p /image/usr/bin /image/etc/ssl/certs /image/tmp \
- && cp target/dist/headwater /image/usr/bin/ \
+ && mkdir -p /image/usr/local/bin /image/etc/ssl/certs /image/tmp \
+ && cp target/dist/headwater /image/usr/local/bin/ \
  && ldd target/dist/headwater | grep -o '/[^ ]*' | xargs -I{} cp --parents -L {} /image \
  && cp -L /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ \
  && echo 'headwater:x:65532:65532::/:/nonexistent' > /image/etc/passwd \
@@ -18,4 +18,4 @@ COPY --from=build /image /
 ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
 EXPOSE 8080
-ENTRYPOINT ["/usr/bin/headwater"]
+ENTRYPOINT ["/usr/local/bin/headwater"]

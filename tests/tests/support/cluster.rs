@@ -1,6 +1,6 @@
 //! kubectl and helm on the test bed's node.
 
-use headwater_testbed::cluster::Node;
+use headwater_testbed::Node;
 use serde_json::Value;
 use std::io::Write;
 use std::process::{Command, Stdio};

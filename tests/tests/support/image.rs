@@ -1,5 +1,6 @@
 //! The image of the binary under test.
 
+use headwater_testbed::image::Image;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -23,8 +24,15 @@ pub fn binary() -> PathBuf {
 /// The archive of the image that the chart's defaults name.
 pub fn build() -> PathBuf {
     let out = headwater_testbed::layout::state().join("headwater-image.tar");
-    let name = format!("docker.io/headwater-dev/headwater:{}", env!("CARGO_PKG_VERSION"));
-    headwater_testbed::image::write_headwater(&binary(), &name, &out).unwrap();
+    let image = Image {
+        certificates: true,
+        temporary_folder: true,
+        ..Image::new(
+            format!("docker.io/headwater-dev/headwater:{}", env!("CARGO_PKG_VERSION")),
+            binary(),
+        )
+    };
+    headwater_testbed::image::write(&image, &out).unwrap();
     out
 }
 
