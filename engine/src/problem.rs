@@ -131,8 +131,8 @@ fn distance(left: &str, right: &str) -> usize {
     let right: Vec<char> = right.to_lowercase().chars().take(64).collect();
     let width = right.len() + 1;
     let mut table = vec![0usize; (left.len() + 1) * width];
-    for column in 0..width {
-        table[column] = column;
+    for (column, edits) in table.iter_mut().take(width).enumerate() {
+        *edits = column;
     }
     for row in 1..=left.len() {
         table[row * width] = row;

@@ -644,9 +644,15 @@ fn index_into<'a>(of: &Node, value: &Val<'a>, index: &Val<'a>) -> Result<Val<'a>
 }
 
 fn no_fields(of: &Node, value: &Val<'_>) -> Failure {
-    match path(of) {
-        Some(path) => format!("`{path}` is {}, it has no fields", value.described()).into(),
-        None => format!("{} has no fields", value.described()).into(),
+    let message = match path(of) {
+        Some(path) => format!("`{path}` is {}, it has no fields", value.described()),
+        None => format!("{} has no fields", value.described()),
+    };
+    // What is below null is not there; what is below a string is a mistake.
+    if matches!(value, Val::Null) {
+        Failure::absent(message)
+    } else {
+        message.into()
     }
 }
 

@@ -221,12 +221,8 @@ pub(super) static FUNCTIONS: &[Function] = &[
     method("distinct", (0, 0), Shape::Any, lists::distinct),
     method("flatten", (0, 0), Shape::Any, lists::flatten),
     method("slice", (2, 2), Shape::Any, lists::slice),
-    method("first", (0, 0), Shape::Any, |_, a| {
-        Ok(lists::end(&a[0], false)?)
-    }),
-    method("last", (0, 0), Shape::Any, |_, a| {
-        Ok(lists::end(&a[0], true)?)
-    }),
+    method("first", (0, 0), Shape::Any, |_, a| lists::end(&a[0], false)),
+    method("last", (0, 0), Shape::Any, |_, a| lists::end(&a[0], true)),
     function("lists.range", (1, 1), Shape::Any, lists::range),
     method("getFullYear", (0, 1), Shape::Int, times::year),
     method("getMonth", (0, 1), Shape::Int, times::month),
