@@ -17,8 +17,16 @@ pub(crate) fn instead<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>
         0 => "; there is none".to_owned(),
         1 => format!("; there is only '{}'", known[0]),
         count => {
-            let listed: Vec<String> = known.iter().take(LISTED).map(|name| format!("'{name}'")).collect();
-            let more = if count > LISTED { format!(" and {} more", count - LISTED) } else { String::new() };
+            let listed: Vec<String> = known
+                .iter()
+                .take(LISTED)
+                .map(|name| format!("'{name}'"))
+                .collect();
+            let more = if count > LISTED {
+                format!(" and {} more", count - LISTED)
+            } else {
+                String::new()
+            };
             format!("; there are {}{more}", listed.join(", "))
         }
     }
@@ -30,13 +38,22 @@ mod tests {
 
     #[test]
     fn a_near_name_is_offered() {
-        assert_eq!(instead("flihgts", ["bookings", "flights"]), "; did you mean 'flights'?");
+        assert_eq!(
+            instead("flihgts", ["bookings", "flights"]),
+            "; did you mean 'flights'?"
+        );
     }
 
     #[test]
     fn a_far_name_gets_the_list() {
-        assert_eq!(instead("customers", ["flights", "bookings"]), "; there are 'bookings', 'flights'");
-        assert_eq!(instead("customers", ["flights"]), "; there is only 'flights'");
+        assert_eq!(
+            instead("customers", ["flights", "bookings"]),
+            "; there are 'bookings', 'flights'"
+        );
+        assert_eq!(
+            instead("customers", ["flights"]),
+            "; there is only 'flights'"
+        );
         assert_eq!(instead("customers", []), "; there is none");
     }
 

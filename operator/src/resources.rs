@@ -22,8 +22,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, those first that others refer to.
-    pub const ALL: [Self; 6] =
-        [Self::KafkaCluster, Self::Model, Self::EventSource, Self::ContextView, Self::ToolServer, Self::Agent];
+    pub const ALL: [Self; 6] = [
+        Self::KafkaCluster,
+        Self::Model,
+        Self::EventSource,
+        Self::ContextView,
+        Self::ToolServer,
+        Self::Agent,
+    ];
 
     /// As manifests write it.
     pub fn as_str(self) -> &'static str {
@@ -53,7 +59,10 @@ pub struct Id {
 
 impl Id {
     pub fn new(kind: Kind, name: impl Into<String>) -> Self {
-        Self { kind, name: name.into() }
+        Self {
+            kind,
+            name: name.into(),
+        }
     }
 }
 
@@ -72,7 +81,10 @@ pub struct SecretKey {
 
 impl SecretKey {
     pub fn new(secret: impl Into<String>, key: impl Into<String>) -> Self {
-        Self { secret: secret.into(), key: key.into() }
+        Self {
+            secret: secret.into(),
+            key: key.into(),
+        }
     }
 
     /// Its file below the directory that holds Secrets: `<secret>/<key>`.
@@ -120,18 +132,45 @@ pub enum Object {
 
 impl Resources {
     pub fn new(namespace: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), ..Self::default() }
+        Self {
+            namespace: namespace.into(),
+            ..Self::default()
+        }
     }
 
     /// Adds a resource under its name; gives back the id if one of this kind and name was there, which it replaces.
     pub fn add(&mut self, object: Object) -> Option<Id> {
         let (kind, name, replaced) = match object {
-            Object::KafkaCluster(o) => (Kind::KafkaCluster, o.name_any(), self.clusters.insert(o.name_any(), o).is_some()),
-            Object::Model(o) => (Kind::Model, o.name_any(), self.models.insert(o.name_any(), o).is_some()),
-            Object::EventSource(o) => (Kind::EventSource, o.name_any(), self.sources.insert(o.name_any(), o).is_some()),
-            Object::ContextView(o) => (Kind::ContextView, o.name_any(), self.views.insert(o.name_any(), o).is_some()),
-            Object::ToolServer(o) => (Kind::ToolServer, o.name_any(), self.tool_servers.insert(o.name_any(), o).is_some()),
-            Object::Agent(o) => (Kind::Agent, o.name_any(), self.agents.insert(o.name_any(), o).is_some()),
+            Object::KafkaCluster(o) => (
+                Kind::KafkaCluster,
+                o.name_any(),
+                self.clusters.insert(o.name_any(), o).is_some(),
+            ),
+            Object::Model(o) => (
+                Kind::Model,
+                o.name_any(),
+                self.models.insert(o.name_any(), o).is_some(),
+            ),
+            Object::EventSource(o) => (
+                Kind::EventSource,
+                o.name_any(),
+                self.sources.insert(o.name_any(), o).is_some(),
+            ),
+            Object::ContextView(o) => (
+                Kind::ContextView,
+                o.name_any(),
+                self.views.insert(o.name_any(), o).is_some(),
+            ),
+            Object::ToolServer(o) => (
+                Kind::ToolServer,
+                o.name_any(),
+                self.tool_servers.insert(o.name_any(), o).is_some(),
+            ),
+            Object::Agent(o) => (
+                Kind::Agent,
+                o.name_any(),
+                self.agents.insert(o.name_any(), o).is_some(),
+            ),
         };
         replaced.then(|| Id::new(kind, name))
     }
@@ -141,19 +180,47 @@ impl Resources {
         let mut names = BTreeSet::new();
         for cluster in self.clusters.values() {
             let tls = cluster.spec.tls.as_ref();
-            names.extend(tls.and_then(|tls| tls.ca_secret_key_ref.as_ref()).map(|r| r.name.clone()));
-            names.extend(tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref()).map(|r| r.name.clone()));
-            names.extend(cluster.spec.sasl.as_ref().map(|sasl| sasl.password_secret_key_ref.name.clone()));
+            names.extend(
+                tls.and_then(|tls| tls.ca_secret_key_ref.as_ref())
+                    .map(|r| r.name.clone()),
+            );
+            names.extend(
+                tls.and_then(|tls| tls.client_certificate_secret_ref.as_ref())
+                    .map(|r| r.name.clone()),
+            );
+            names.extend(
+                cluster
+                    .spec
+                    .sasl
+                    .as_ref()
+                    .map(|sasl| sasl.password_secret_key_ref.name.clone()),
+            );
         }
         for model in self.models.values() {
             if let Some(openai) = &model.spec.openai {
-                names.extend(openai.api_key_secret_key_ref.as_ref().map(|r| r.name.clone()));
-                names.extend(openai.headers.iter().filter_map(|h| h.secret_key_ref.as_ref()).map(|r| r.name.clone()));
+                names.extend(
+                    openai
+                        .api_key_secret_key_ref
+                        .as_ref()
+                        .map(|r| r.name.clone()),
+                );
+                names.extend(
+                    openai
+                        .headers
+                        .iter()
+                        .filter_map(|h| h.secret_key_ref.as_ref())
+                        .map(|r| r.name.clone()),
+                );
             }
         }
         for server in self.tool_servers.values() {
             if let Some(mcp) = &server.spec.mcp {
-                names.extend(mcp.headers.iter().filter_map(|h| h.secret_key_ref.as_ref()).map(|r| r.name.clone()));
+                names.extend(
+                    mcp.headers
+                        .iter()
+                        .filter_map(|h| h.secret_key_ref.as_ref())
+                        .map(|r| r.name.clone()),
+                );
             }
         }
         names

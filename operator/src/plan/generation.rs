@@ -21,14 +21,22 @@ struct Spec<'a> {
 }
 
 /// The order of `from` means nothing and changes nothing.
-pub(crate) fn generation(from: &[From], fold: &Fold, sources: &BTreeMap<String, Source>, own_input: bool) -> String {
+pub(crate) fn generation(
+    from: &[From],
+    fold: &Fold,
+    sources: &BTreeMap<String, Source>,
+    own_input: bool,
+) -> String {
     let mut sorted: Vec<&From> = from.iter().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let spec = Spec {
         version: FOLD_VERSION,
         from: sorted,
         fold,
-        sources: sources.values().filter(|source| from.iter().any(|from| from.source == source.name)).collect(),
+        sources: sources
+            .values()
+            .filter(|source| from.iter().any(|from| from.source == source.name))
+            .collect(),
         own_input,
     };
     hash(&spec).chars().take(6).collect()
@@ -39,7 +47,11 @@ pub(crate) fn hash(value: &impl Serialize) -> String {
     let mut digest = Sha256::new();
     // Writing to a digest cannot fail, and configurations are plain data: no error is possible here.
     let _infallible = serde_json::to_writer(Writer(&mut digest), value);
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 struct Writer<'a>(&'a mut Sha256);

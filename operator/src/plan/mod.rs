@@ -26,7 +26,9 @@ pub struct Options {
 impl Default for Options {
     /// As in the pods that the operator creates.
     fn default() -> Self {
-        Self { secrets_root: "/etc/headwater/secrets".to_owned() }
+        Self {
+            secrets_root: "/etc/headwater/secrets".to_owned(),
+        }
     }
 }
 
@@ -61,7 +63,11 @@ pub struct Stage {
 impl Stage {
     /// The resource that the stage belongs to.
     pub fn id(&self) -> Id {
-        let kind = if self.kind == Owner::Agent { Kind::Agent } else { Kind::ContextView };
+        let kind = if self.kind == Owner::Agent {
+            Kind::Agent
+        } else {
+            Kind::ContextView
+        };
         Id::new(kind, &self.name)
     }
 
@@ -80,13 +86,22 @@ pub fn plan(validation: &Validation, options: &Options) -> Plan {
         why: BTreeMap::new(),
     };
     for (name, view) in working(&validation.views) {
-        plan.why.insert(Id::new(Kind::ContextView, name), view.why.clone());
-        let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else { continue };
+        plan.why
+            .insert(Id::new(Kind::ContextView, name), view.why.clone());
+        let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else {
+            continue;
+        };
         // A view whose source is its state has nothing to write: whoever reads it folds the source.
         if view.config.state_topic.is_none() {
             continue;
         }
-        let Some(mut config) = stage::view(&validation.namespace, name, view, cluster, &validation.sources) else {
+        let Some(mut config) = stage::view(
+            &validation.namespace,
+            name,
+            view,
+            cluster,
+            &validation.sources,
+        ) else {
             continue;
         };
         stage::rebase(&mut config, &options.secrets_root);
@@ -102,11 +117,22 @@ pub fn plan(validation: &Validation, options: &Options) -> Plan {
         });
     }
     for (name, agent) in working(&validation.agents) {
-        plan.why.insert(Id::new(Kind::Agent, name), agent.why.clone());
-        let Some(cluster) = validation.clusters.get(&agent.cluster).and_then(Outcome::ok) else { continue };
-        let Some(mut config) =
-            stage::agent(&validation.namespace, agent, cluster, &validation.sources, &validation.views)
+        plan.why
+            .insert(Id::new(Kind::Agent, name), agent.why.clone());
+        let Some(cluster) = validation
+            .clusters
+            .get(&agent.cluster)
+            .and_then(Outcome::ok)
         else {
+            continue;
+        };
+        let Some(mut config) = stage::agent(
+            &validation.namespace,
+            agent,
+            cluster,
+            &validation.sources,
+            &validation.views,
+        ) else {
             continue;
         };
         stage::rebase(&mut config, &options.secrets_root);
@@ -125,13 +151,17 @@ pub fn plan(validation: &Validation, options: &Options) -> Plan {
 }
 
 pub(crate) fn working<T>(all: &BTreeMap<String, Outcome<T>>) -> impl Iterator<Item = (&str, &T)> {
-    all.iter().filter_map(|(name, outcome)| Some((name.as_str(), outcome.ok()?)))
+    all.iter()
+        .filter_map(|(name, outcome)| Some((name.as_str(), outcome.ok()?)))
 }
 
 fn mounts(keys: &BTreeSet<crate::resources::SecretKey>) -> BTreeMap<String, BTreeSet<String>> {
     let mut mounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys {
-        mounts.entry(key.secret.clone()).or_default().insert(key.key.clone());
+        mounts
+            .entry(key.secret.clone())
+            .or_default()
+            .insert(key.key.clone());
     }
     mounts
 }

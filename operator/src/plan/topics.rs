@@ -19,7 +19,7 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 const INPUT_PARTITIONS: u32 = 64;
 
 /// How many partitions a topic has.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub enum Partitions {
     /// So many, and more when the number grows.
     Fixed(u32),
@@ -46,7 +46,7 @@ impl Partitions {
 }
 
 /// A topic that has to be there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Topic {
     pub name: String,
     pub owner: Id,
@@ -67,33 +67,78 @@ pub(super) fn topics(validation: &Validation) -> Vec<Topic> {
         topics.push(of_source(name, source));
     }
     for (name, view) in working(&validation.views) {
-        let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else { continue };
-        let internal = Internal { owner: Id::new(Kind::ContextView, name), cluster_name: &view.cluster, cluster };
+        let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else {
+            continue;
+        };
+        let internal = Internal {
+            owner: Id::new(Kind::ContextView, name),
+            cluster_name: &view.cluster,
+            cluster,
+        };
         if let Input::Own { topic } = &view.config.input {
             let of = view
                 .sources()
-                .filter_map(|source| Some(validation.sources.get(source)?.ok()?.config.topic.clone()))
+                .filter_map(|source| {
+                    Some(validation.sources.get(source)?.ok()?.config.topic.clone())
+                })
                 .collect();
-            let partitions = Partitions::Largest { of, at_most: INPUT_PARTITIONS };
-            topics.push(internal.deleted(topic, partitions, 3 * DAY_MS, "the one order that every reader folds"));
+            let partitions = Partitions::Largest {
+                of,
+                at_most: INPUT_PARTITIONS,
+            };
+            topics.push(internal.deleted(
+                topic,
+                partitions,
+                3 * DAY_MS,
+                "the one order that every reader folds",
+            ));
         }
         if let Some(state) = &view.config.state_topic {
             let partitions = Partitions::SameAs(view.config.input.topic().to_owned());
-            topics.push(internal.compacted(state, partitions, "rows and marks, from which readers restore"));
+            topics.push(internal.compacted(
+                state,
+                partitions,
+                "rows and marks, from which readers restore",
+            ));
         }
         topics.push(internal.dead(&view.config.dead_topic));
     }
     for (name, agent) in working(&validation.agents) {
-        let Some(cluster) = validation.clusters.get(&agent.cluster).and_then(Outcome::ok) else { continue };
-        let Some(trigger) = validation.sources.get(&agent.config.trigger.source).and_then(Outcome::ok) else { continue };
-        let internal = Internal { owner: Id::new(Kind::Agent, name), cluster_name: &agent.cluster, cluster };
+        let Some(cluster) = validation
+            .clusters
+            .get(&agent.cluster)
+            .and_then(Outcome::ok)
+        else {
+            continue;
+        };
+        let Some(trigger) = validation
+            .sources
+            .get(&agent.config.trigger.source)
+            .and_then(Outcome::ok)
+        else {
+            continue;
+        };
+        let internal = Internal {
+            owner: Id::new(Kind::Agent, name),
+            cluster_name: &agent.cluster,
+            cluster,
+        };
         let partitions = || Partitions::SameAs(trigger.config.topic.clone());
         let own = &agent.config.topics;
         if let Some(conversation) = &own.conversation {
-            topics.push(internal.compacted(conversation, partitions(), "turns of conversations, by the run's key"));
+            topics.push(internal.compacted(
+                conversation,
+                partitions(),
+                "turns of conversations, by the run's key",
+            ));
         }
         let retention = u64::from(agent.audit_retention_seconds) * 1_000;
-        topics.push(internal.deleted(&own.runs, partitions(), retention, "the audit: a record of each run"));
+        topics.push(internal.deleted(
+            &own.runs,
+            partitions(),
+            retention,
+            "the audit: a record of each run",
+        ));
         topics.push(internal.dead(&own.dead));
     }
     topics
@@ -101,7 +146,11 @@ pub(super) fn topics(validation: &Validation) -> Vec<Topic> {
 
 fn of_source(name: &str, source: &Source) -> Topic {
     let observed = source.management == Management::Observe;
-    let mut config = if observed { BTreeMap::new() } else { source.topic_config.clone() };
+    let mut config = if observed {
+        BTreeMap::new()
+    } else {
+        source.topic_config.clone()
+    };
     if !observed {
         in_sync(&mut config, source.replication_factor);
     }
@@ -113,14 +162,21 @@ fn of_source(name: &str, source: &Source) -> Topic {
         replication_factor: source.replication_factor,
         config,
         management: source.management,
-        why: if observed { "observed: it belongs to others" } else { "the source's events" }.to_owned(),
+        why: if observed {
+            "observed: it belongs to others"
+        } else {
+            "the source's events"
+        }
+        .to_owned(),
     }
 }
 
 /// With three replicas, an acknowledged record is on two brokers. With fewer the broker's own setting stands.
 fn in_sync(config: &mut BTreeMap<String, String>, replication_factor: Option<u32>) {
     if replication_factor.is_some_and(|replicas| replicas >= 3) {
-        config.entry("min.insync.replicas".to_owned()).or_insert_with(|| "2".to_owned());
+        config
+            .entry("min.insync.replicas".to_owned())
+            .or_insert_with(|| "2".to_owned());
     }
 }
 
@@ -142,24 +198,44 @@ impl Internal<'_> {
     }
 
     fn deleted(&self, name: &str, partitions: Partitions, retention_ms: u64, why: &str) -> Topic {
-        let config = [("cleanup.policy", "delete".to_owned()), ("retention.ms", retention_ms.to_string())];
+        let config = [
+            ("cleanup.policy", "delete".to_owned()),
+            ("retention.ms", retention_ms.to_string()),
+        ];
         self.topic(name, partitions, &config, why)
     }
 
     fn dead(&self, name: &str) -> Topic {
-        self.deleted(name, Partitions::Fixed(1), 14 * DAY_MS, "records that were refused, with the reason")
+        self.deleted(
+            name,
+            Partitions::Fixed(1),
+            14 * DAY_MS,
+            "records that were refused, with the reason",
+        )
     }
 
     /// Of the cluster's defaults only what does not touch what an internal topic means.
-    fn topic(&self, name: &str, partitions: Partitions, own: &[(&str, String)], why: &str) -> Topic {
+    fn topic(
+        &self,
+        name: &str,
+        partitions: Partitions,
+        own: &[(&str, String)],
+        why: &str,
+    ) -> Topic {
         let defaults = &self.cluster.topic_config;
         let mut config: BTreeMap<String, String> = ["compression.type", "min.insync.replicas"]
             .iter()
             .filter_map(|property| Some(((*property).to_owned(), defaults.get(*property)?.clone())))
             .collect();
-        config.insert("message.timestamp.type".to_owned(), "LogAppendTime".to_owned());
+        config.insert(
+            "message.timestamp.type".to_owned(),
+            "LogAppendTime".to_owned(),
+        );
         config.insert("max.message.bytes".to_owned(), "1048588".to_owned());
-        config.extend(own.iter().map(|(property, value)| ((*property).to_owned(), value.clone())));
+        config.extend(
+            own.iter()
+                .map(|(property, value)| ((*property).to_owned(), value.clone())),
+        );
         in_sync(&mut config, self.cluster.replication_factor);
         Topic {
             name: name.to_owned(),

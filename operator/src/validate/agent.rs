@@ -22,7 +22,12 @@ pub(super) struct Around<'a> {
     pub(super) views: &'a BTreeMap<String, Outcome<View>>,
 }
 
-pub(super) fn check(context: &Context<'_>, name: &str, object: &crds::Agent, around: &Around<'_>) -> Outcome<Agent> {
+pub(super) fn check(
+    context: &Context<'_>,
+    name: &str,
+    object: &crds::Agent,
+    around: &Around<'_>,
+) -> Outcome<Agent> {
     let mut findings = Findings::default();
     let spec = &object.spec;
     let namespace = &context.resources.namespace;
@@ -30,18 +35,45 @@ pub(super) fn check(context: &Context<'_>, name: &str, object: &crds::Agent, aro
     refuse_unsupported(&mut findings, spec);
     let mut clusters = BTreeSet::new();
     let mut sources = BTreeSet::new();
-    let trigger = trigger(&mut findings, &spec.trigger, around, &mut clusters, &mut sources);
+    let trigger = trigger(
+        &mut findings,
+        &spec.trigger,
+        around,
+        &mut clusters,
+        &mut sources,
+    );
     let mut views: BTreeMap<String, &View> = BTreeMap::new();
     let slots = slot::check(&mut findings, &spec.context, around.views, &mut views);
     for (name, view) in &views {
         clusters.insert((format!("ContextView '{name}'"), view.cluster.clone()));
         sources.extend(view.sources().map(str::to_owned));
     }
-    let model = spec.model_ref.as_ref().and_then(|model| findings.refer(Kind::Model, "spec.modelRef.name", &model.name, around.models));
-    let outputs = outputs(&mut findings, &spec.outputs, around, &mut clusters, &mut sources);
-    findings.one_cluster("spec", "the trigger, views and outputs of an agent", &clusters);
+    let model = spec.model_ref.as_ref().and_then(|model| {
+        findings.refer(
+            Kind::Model,
+            "spec.modelRef.name",
+            &model.name,
+            around.models,
+        )
+    });
+    let outputs = outputs(
+        &mut findings,
+        &spec.outputs,
+        around,
+        &mut clusters,
+        &mut sources,
+    );
+    findings.one_cluster(
+        "spec",
+        "the trigger, views and outputs of an agent",
+        &clusters,
+    );
     if spec.model_ref.is_none() && spec.prompt.is_none() && spec.outputs.is_empty() {
-        findings.problem(Reason::InvalidSpec, "spec", "the agent does nothing; give it a modelRef, a prompt or outputs");
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec",
+            "the agent does nothing; give it a modelRef, a prompt or outputs",
+        );
     }
     let pod = pod::check(&mut findings, context.settings, spec.pod.as_ref());
     let prompt = match (&spec.prompt, &spec.model_ref) {
@@ -59,11 +91,14 @@ pub(super) fn check(context: &Context<'_>, name: &str, object: &crds::Agent, aro
         slots,
         freshness_wait_ms: u64::from(spec.freshness_wait_milliseconds),
         when: spec.when.clone(),
-        conversation: spec.conversation.as_ref().map(|conversation| config::Conversation {
-            turns: conversation.turns,
-            expire_after_ms: i64::from(conversation.expire_after_seconds) * 1_000,
-            user_text: conversation.user_text.clone(),
-        }),
+        conversation: spec
+            .conversation
+            .as_ref()
+            .map(|conversation| config::Conversation {
+                turns: conversation.turns,
+                expire_after_ms: i64::from(conversation.expire_after_seconds) * 1_000,
+                user_text: conversation.user_text.clone(),
+            }),
         prompt,
         model: model.map(|model| model.config.clone()),
         outputs,
@@ -74,14 +109,22 @@ pub(super) fn check(context: &Context<'_>, name: &str, object: &crds::Agent, aro
         },
         concurrency: spec.concurrency,
         topics: config::AgentTopics {
-            conversation: spec.conversation.is_some().then(|| topics::conversation_topic(namespace, name)),
+            conversation: spec
+                .conversation
+                .is_some()
+                .then(|| topics::conversation_topic(namespace, name)),
             runs: topics::runs_topic(namespace, name),
             dead: topics::dead_topic(namespace, topics::Owner::Agent, name),
         },
     };
     let cluster_name = clusters.iter().next().map(|(_, cluster)| cluster.clone());
-    let cluster = cluster_name.as_ref().and_then(|name| around.clusters.get(name)).and_then(Outcome::ok);
-    let mut secrets = cluster.map(|cluster| cluster.secrets.clone()).unwrap_or_default();
+    let cluster = cluster_name
+        .as_ref()
+        .and_then(|name| around.clusters.get(name))
+        .and_then(Outcome::ok);
+    let mut secrets = cluster
+        .map(|cluster| cluster.secrets.clone())
+        .unwrap_or_default();
     secrets.extend(model.iter().flat_map(|model| model.secrets.clone()));
     let checked = cluster_name.map(|cluster| Agent {
         why: super::why::agent(&config, around.sources, &views),
@@ -114,12 +157,35 @@ fn trigger(
     sources: &mut BTreeSet<String>,
 ) -> config::Trigger {
     let path = "spec.trigger";
-    findings.not_supported(trigger.view_ref.is_some(), format!("{path}.viewRef"), "a trigger on the changes of a view", "trigger on the source that the view is folded from");
-    findings.not_supported(trigger.for_each.is_some(), format!("{path}.forEach"), "forEach", "read the rows in a slot, and write a record for each with an output's items");
-    findings.not_supported(trigger.once.is_some(), format!("{path}.once"), "once", "drop repeated events with filter");
-    findings.not_supported(trigger.coalesce_milliseconds != 0, format!("{path}.coalesceMilliseconds"), "coalescing", "leave it at 0: every trigger runs");
     findings.not_supported(
-        trigger.key.as_deref().is_some_and(|key| key.trim() != "key"),
+        trigger.view_ref.is_some(),
+        format!("{path}.viewRef"),
+        "a trigger on the changes of a view",
+        "trigger on the source that the view is folded from",
+    );
+    findings.not_supported(
+        trigger.for_each.is_some(),
+        format!("{path}.forEach"),
+        "forEach",
+        "read the rows in a slot, and write a record for each with an output's items",
+    );
+    findings.not_supported(
+        trigger.once.is_some(),
+        format!("{path}.once"),
+        "once",
+        "drop repeated events with filter",
+    );
+    findings.not_supported(
+        trigger.coalesce_milliseconds != 0,
+        format!("{path}.coalesceMilliseconds"),
+        "coalescing",
+        "leave it at 0: every trigger runs",
+    );
+    findings.not_supported(
+        trigger
+            .key
+            .as_deref()
+            .is_some_and(|key| key.trim() != "key"),
         format!("{path}.key"),
         "a key other than the record's",
         "let producers key the source's records by what runs are ordered by, and leave key out",
@@ -127,9 +193,18 @@ fn trigger(
     if trigger.source_ref.is_some() == trigger.view_ref.is_some() {
         findings.problem(Reason::InvalidSpec, path, "set exactly one of sourceRef (a run for every event) and viewRef (a run for every change of a row)");
     }
-    let name = trigger.source_ref.as_ref().map(|source| source.name.clone()).unwrap_or_default();
+    let name = trigger
+        .source_ref
+        .as_ref()
+        .map(|source| source.name.clone())
+        .unwrap_or_default();
     if trigger.source_ref.is_some()
-        && let Some(source) = findings.refer(Kind::EventSource, format!("{path}.sourceRef.name"), &name, around.sources)
+        && let Some(source) = findings.refer(
+            Kind::EventSource,
+            format!("{path}.sourceRef.name"),
+            &name,
+            around.sources,
+        )
     {
         clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
         sources.insert(name.clone());
@@ -170,10 +245,19 @@ fn outputs(
     for output in outputs {
         let path = format!("spec.outputs[name={}]", output.name);
         if !seen.insert(output.name.as_str()) {
-            findings.problem(Reason::InvalidSpec, &path, format!("the name '{}' is given twice", output.name));
+            findings.problem(
+                Reason::InvalidSpec,
+                &path,
+                format!("the name '{}' is given twice", output.name),
+            );
         }
         let name = &output.source_ref.name;
-        let Some(source) = findings.refer(Kind::EventSource, format!("{path}.sourceRef.name"), name, around.sources) else {
+        let Some(source) = findings.refer(
+            Kind::EventSource,
+            format!("{path}.sourceRef.name"),
+            name,
+            around.sources,
+        ) else {
             continue;
         };
         clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
@@ -211,9 +295,34 @@ fn delivery(delivery: &crd::Delivery) -> config::Delivery {
 }
 
 fn refuse_unsupported(findings: &mut Findings, spec: &crds::AgentSpec) {
-    findings.not_supported(spec.result.is_some(), "spec.result", "a schema of the result", "ask for the format in the prompt, and check it where the answer is read");
-    findings.not_supported(!spec.tools.is_empty(), "spec.tools", "calling tools", "write what is to be done to a source with outputs, for others to do");
-    findings.not_supported(!spec.policy.is_empty(), "spec.policy", "a policy of tool calls", "leave policy and tools out");
-    findings.not_supported(spec.approval != crd::Approval::default(), "spec.approval", "approval of tool calls", "leave approval and tools out");
-    findings.not_supported(spec.autoscaling.is_some(), "spec.autoscaling", "autoscaling", "set replicas");
+    findings.not_supported(
+        spec.result.is_some(),
+        "spec.result",
+        "a schema of the result",
+        "ask for the format in the prompt, and check it where the answer is read",
+    );
+    findings.not_supported(
+        !spec.tools.is_empty(),
+        "spec.tools",
+        "calling tools",
+        "write what is to be done to a source with outputs, for others to do",
+    );
+    findings.not_supported(
+        !spec.policy.is_empty(),
+        "spec.policy",
+        "a policy of tool calls",
+        "leave policy and tools out",
+    );
+    findings.not_supported(
+        spec.approval != crd::Approval::default(),
+        "spec.approval",
+        "approval of tool calls",
+        "leave approval and tools out",
+    );
+    findings.not_supported(
+        spec.autoscaling.is_some(),
+        "spec.autoscaling",
+        "autoscaling",
+        "set replicas",
+    );
 }

@@ -4,7 +4,9 @@
 use super::findings::Findings;
 use crate::hint;
 use crate::reason::Reason;
-use crate::allow_tmp::{CLIENT_CONFIG, TOPIC_CONFIG, client_config_allowed, topic_config_allowed};
+use headwater_kafka::allow::{
+    CLIENT_CONFIG, TOPIC_CONFIG, client_config_allowed, topic_config_allowed,
+};
 use std::collections::BTreeMap;
 
 pub(super) fn client_config(findings: &mut Findings, config: &BTreeMap<String, String>) {
@@ -13,7 +15,9 @@ pub(super) fn client_config(findings: &mut Findings, config: &BTreeMap<String, S
             continue;
         }
         let instead = match property.split('.').next() {
-            Some("ssl" | "security") => "; TLS is set with spec.tls and verification is always on".to_owned(),
+            Some("ssl" | "security") => {
+                "; TLS is set with spec.tls and verification is always on".to_owned()
+            }
             Some("sasl") => "; credentials are set with spec.sasl".to_owned(),
             _ if property == "bootstrap.servers" || property == "metadata.broker.list" => {
                 "; servers are set with spec.bootstrapServers".to_owned()
@@ -45,23 +49,34 @@ pub(super) fn topic_config(findings: &mut Findings, path: &str, config: &BTreeMa
                 format!("the topic property '{property}' may not be set{hint}"),
             );
         } else if let Some(expected) = wrong(property, value) {
-            findings.problem(Reason::InvalidSpec, path, format!("'{value}' is no {property}; {expected}"));
+            findings.problem(
+                Reason::InvalidSpec,
+                path,
+                format!("'{value}' is no {property}; {expected}"),
+            );
         }
     }
 }
 
 /// What a value should have been. Bounds are Kafka's to check; it names the property when it refuses.
 fn wrong(property: &str, value: &str) -> Option<String> {
-    let one_of = |allowed: &[&str]| (!allowed.contains(&value)).then(|| format!("it is one of {}", allowed.join(", ")));
+    let one_of = |allowed: &[&str]| {
+        (!allowed.contains(&value)).then(|| format!("it is one of {}", allowed.join(", ")))
+    };
     match property {
         "cleanup.policy" => one_of(&["delete", "compact", "compact,delete", "delete,compact"]),
-        "compression.type" => one_of(&["producer", "uncompressed", "zstd", "lz4", "snappy", "gzip"]),
+        "compression.type" => {
+            one_of(&["producer", "uncompressed", "zstd", "lz4", "snappy", "gzip"])
+        }
         "message.timestamp.type" => one_of(&["CreateTime", "LogAppendTime"]),
         "preallocate" | "remote.storage.enable" => one_of(&["true", "false"]),
-        "min.cleanable.dirty.ratio" => {
-            (!value.parse::<f64>().is_ok_and(|ratio| (0.0..=1.0).contains(&ratio)))
-                .then(|| "it is a number from 0 to 1".to_owned())
-        }
-        _ => value.parse::<i64>().is_err().then(|| "it is a whole number, as text".to_owned()),
+        "min.cleanable.dirty.ratio" => (!value
+            .parse::<f64>()
+            .is_ok_and(|ratio| (0.0..=1.0).contains(&ratio)))
+        .then(|| "it is a number from 0 to 1".to_owned()),
+        _ => value
+            .parse::<i64>()
+            .is_err()
+            .then(|| "it is a whole number, as text".to_owned()),
     }
 }

@@ -47,7 +47,10 @@ impl Source {
     /// Whether Kafka keeps the newest record of every key, for ever, as far as the resources say.
     pub fn compacted(&self) -> bool {
         self.management == Management::Create
-            && self.topic_config.get("cleanup.policy").is_some_and(|policy| policy.trim() == "compact")
+            && self
+                .topic_config
+                .get("cleanup.policy")
+                .is_some_and(|policy| policy.trim() == "compact")
     }
 }
 

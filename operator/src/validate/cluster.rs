@@ -1,6 +1,10 @@
 //! KafkaCluster: addresses, credentials, and what may be set.
 
-use super::{Context, allow, checked::Cluster, findings::{Findings, Outcome}};
+use super::{
+    Context, allow,
+    checked::Cluster,
+    findings::{Findings, Outcome},
+};
 use crate::reason::Reason;
 use crate::resources::SecretKey;
 use headwater_crds::{KafkaCluster, kafka_cluster::SaslMechanism};
@@ -12,10 +16,17 @@ pub(super) fn check(context: &Context<'_>, cluster: &KafkaCluster) -> Outcome<Cl
     let spec = &cluster.spec;
     let mut secrets = BTreeSet::new();
     if spec.bootstrap_servers.is_empty() {
-        findings.problem(Reason::InvalidSpec, "spec.bootstrapServers", "name at least one server, e.g. [kafka:9092]");
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec.bootstrapServers",
+            "name at least one server, e.g. [kafka:9092]",
+        );
     }
     for (index, server) in spec.bootstrap_servers.iter().enumerate() {
-        let port = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse::<u16>().ok());
+        let port = server
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .and_then(|(_, port)| port.parse::<u16>().ok());
         if port.is_none_or(|port| port == 0) || server.contains("://") {
             findings.problem(
                 Reason::InvalidSpec,
@@ -32,7 +43,11 @@ pub(super) fn check(context: &Context<'_>, cluster: &KafkaCluster) -> Outcome<Cl
     };
     let tls = spec.tls.as_ref().map(|tls| {
         let ca_file = tls.ca_secret_key_ref.as_ref().map(|ca| {
-            file(&mut findings, "spec.tls.caSecretKeyRef", SecretKey::new(&ca.name, &ca.key))
+            file(
+                &mut findings,
+                "spec.tls.caSecretKeyRef",
+                SecretKey::new(&ca.name, &ca.key),
+            )
         });
         let client = tls.client_certificate_secret_ref.as_ref().map(|client| {
             let path = "spec.tls.clientCertificateSecretRef";
@@ -41,12 +56,19 @@ pub(super) fn check(context: &Context<'_>, cluster: &KafkaCluster) -> Outcome<Cl
             (certificate, key)
         });
         let (certificate_file, key_file) = client.unzip();
-        config::KafkaTls { ca_file, certificate_file, key_file }
+        config::KafkaTls {
+            ca_file,
+            certificate_file,
+            key_file,
+        }
     });
     let sasl = spec.sasl.as_ref().map(|sasl| {
         let password = &sasl.password_secret_key_ref;
-        let password_file =
-            file(&mut findings, "spec.sasl.passwordSecretKeyRef", SecretKey::new(&password.name, &password.key));
+        let password_file = file(
+            &mut findings,
+            "spec.sasl.passwordSecretKeyRef",
+            SecretKey::new(&password.name, &password.key),
+        );
         config::KafkaSasl {
             mechanism: match sasl.mechanism {
                 SaslMechanism::ScramSha512 => config::SaslMechanism::ScramSha512,
@@ -71,7 +93,11 @@ pub(super) fn check(context: &Context<'_>, cluster: &KafkaCluster) -> Outcome<Cl
         "use sources of format Json or Text, and leave schemaRegistry out",
     );
     allow::client_config(&mut findings, &spec.client_config);
-    allow::topic_config(&mut findings, "spec.topicDefaults.config", &spec.topic_defaults.config);
+    allow::topic_config(
+        &mut findings,
+        "spec.topicDefaults.config",
+        &spec.topic_defaults.config,
+    );
     findings.finish(Some(Cluster {
         config: config::Kafka {
             bootstrap_servers: spec.bootstrap_servers.clone(),

@@ -4,11 +4,14 @@ use headwater_engine::config;
 use headwater_engine::problem::CompileError;
 use std::collections::BTreeMap;
 
-pub(super) fn source(_source: &config::Source) -> Result<(), CompileError> {
-    Ok(())
+pub(super) fn source(source: &config::Source) -> Result<(), CompileError> {
+    headwater_engine::source::Source::compile(source).map(drop)
 }
 
-pub(super) fn view(_view: &config::View, _sources: &BTreeMap<String, config::Source>) -> Result<(), CompileError> {
+pub(super) fn view(
+    _view: &config::View,
+    _sources: &BTreeMap<String, config::Source>,
+) -> Result<(), CompileError> {
     Ok(())
 }
 

@@ -8,8 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Types of Secrets whose values are never sent anywhere.
-const FORBIDDEN_SECRETS: [&str; 3] =
-    ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1"];
+const FORBIDDEN_SECRETS: [&str; 3] = [
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+];
 
 /// One thing that is wrong, or that somebody should know. Displayed as `<path>: <message>`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -53,16 +56,40 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    pub(crate) fn problem(&mut self, reason: Reason, path: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem { reason, path: path.into(), message: message.into() });
+    pub(crate) fn problem(
+        &mut self,
+        reason: Reason,
+        path: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.problems.push(Problem {
+            reason,
+            path: path.into(),
+            message: message.into(),
+        });
     }
 
-    pub(crate) fn warn(&mut self, reason: Reason, path: impl Into<String>, message: impl Into<String>) {
-        self.warnings.push(Problem { reason, path: path.into(), message: message.into() });
+    pub(crate) fn warn(
+        &mut self,
+        reason: Reason,
+        path: impl Into<String>,
+        message: impl Into<String>,
+    ) {
+        self.warnings.push(Problem {
+            reason,
+            path: path.into(),
+            message: message.into(),
+        });
     }
 
     /// A field that this version does not do, if it says more than its default.
-    pub(crate) fn not_supported(&mut self, set: bool, path: impl Into<String>, what: &str, instead: &str) {
+    pub(crate) fn not_supported(
+        &mut self,
+        set: bool,
+        path: impl Into<String>,
+        what: &str,
+        instead: &str,
+    ) {
         if set {
             self.problem(
                 Reason::NotSupported,
@@ -72,7 +99,7 @@ impl Findings {
         }
     }
 
-    /// What the engine's compiler says.
+    /// What the engine's compiler says, without what was found at the same place already.
     pub(crate) fn compiled<T>(&mut self, result: Result<T, CompileError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
@@ -86,7 +113,11 @@ impl Findings {
                         reason::NOT_SUPPORTED => Reason::NotSupported,
                         _ => Reason::InvalidSpec,
                     };
-                    self.problem(reason, problem.path, problem.message);
+                    let known =
+                        |found: &Problem| found.reason == reason && found.path == problem.path;
+                    if !self.problems.iter().any(known) {
+                        self.problem(reason, problem.path, problem.message);
+                    }
                 }
                 None
             }
@@ -103,22 +134,37 @@ impl Findings {
     ) -> Option<&'v T> {
         let Some(outcome) = all.get(name) else {
             let hint = hint::instead(name, all.keys().map(String::as_str));
-            self.problem(Reason::NotFound, path, format!("{kind} '{name}' not found{hint}"));
+            self.problem(
+                Reason::NotFound,
+                path,
+                format!("{kind} '{name}' not found{hint}"),
+            );
             return None;
         };
         match &outcome.result {
             Ok(value) => Some(value),
             Err(problems) => {
-                let why = problems.first().map_or_else(String::new, |first| format!(": {first}"));
+                let why = problems
+                    .first()
+                    .map_or_else(String::new, |first| format!(": {first}"));
                 let id = Id::new(kind, name);
-                self.problem(Reason::DependencyNotReady, path, format!("waits for {id}{why}"));
+                self.problem(
+                    Reason::DependencyNotReady,
+                    path,
+                    format!("waits for {id}{why}"),
+                );
                 None
             }
         }
     }
 
     /// A key of a Secret that the resource uses.
-    pub(crate) fn secret(&mut self, path: &str, used: &SecretKey, known: &BTreeMap<String, Secret>) {
+    pub(crate) fn secret(
+        &mut self,
+        path: &str,
+        used: &SecretKey,
+        known: &BTreeMap<String, Secret>,
+    ) {
         match known.get(&used.secret) {
             None => {}
             Some(Secret::Missing) => self.problem(
@@ -147,11 +193,21 @@ impl Findings {
     }
 
     /// Everything that a pipeline needs has to be on one cluster.
-    pub(crate) fn one_cluster(&mut self, path: &str, what: &str, clusters: &BTreeSet<(String, String)>) {
-        let names: BTreeSet<&str> = clusters.iter().map(|(_, cluster)| cluster.as_str()).collect();
+    pub(crate) fn one_cluster(
+        &mut self,
+        path: &str,
+        what: &str,
+        clusters: &BTreeSet<(String, String)>,
+    ) {
+        let names: BTreeSet<&str> = clusters
+            .iter()
+            .map(|(_, cluster)| cluster.as_str())
+            .collect();
         if names.len() > 1 {
-            let each: Vec<String> =
-                clusters.iter().map(|(who, cluster)| format!("{who} is on '{cluster}'")).collect();
+            let each: Vec<String> = clusters
+                .iter()
+                .map(|(who, cluster)| format!("{who} is on '{cluster}'"))
+                .collect();
             self.problem(
                 Reason::DifferentClusters,
                 path,
@@ -162,11 +218,19 @@ impl Findings {
 
     /// Whether every reference so far led to a resource that works.
     pub(crate) fn references_resolved(&self) -> bool {
-        !self.problems.iter().any(|problem| matches!(problem.reason, Reason::NotFound | Reason::DependencyNotReady))
+        !self.problems.iter().any(|problem| {
+            matches!(
+                problem.reason,
+                Reason::NotFound | Reason::DependencyNotReady
+            )
+        })
     }
 
     pub(crate) fn finish<T>(self, value: Option<T>) -> Outcome<T> {
-        let Self { mut problems, warnings } = self;
+        let Self {
+            mut problems,
+            warnings,
+        } = self;
         let result = match value {
             Some(value) if problems.is_empty() => Ok(value),
             _ => {

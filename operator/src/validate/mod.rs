@@ -76,46 +76,99 @@ impl Validation {
 
     /// Whether every resource works.
     pub fn is_ok(&self) -> bool {
-        self.findings().values().all(|finding| finding.problems.is_empty())
+        self.findings()
+            .values()
+            .all(|finding| finding.problems.is_empty())
     }
 }
 
-fn collect<'a, T>(all: &mut BTreeMap<Id, Finding<'a>>, kind: Kind, outcomes: &'a BTreeMap<String, Outcome<T>>) {
+fn collect<'a, T>(
+    all: &mut BTreeMap<Id, Finding<'a>>,
+    kind: Kind,
+    outcomes: &'a BTreeMap<String, Outcome<T>>,
+) {
     for (name, outcome) in outcomes {
-        let finding = Finding { problems: outcome.problems(), warnings: &outcome.warnings };
+        let finding = Finding {
+            problems: outcome.problems(),
+            warnings: &outcome.warnings,
+        };
         all.insert(Id::new(kind, name), finding);
     }
 }
 
 /// Checks all resources of a namespace against each other.
 pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
-    let context = Context { resources, settings };
-    let clusters = each(&resources.clusters, |_, object| cluster::check(&context, object));
-    let models = each(&resources.models, |name, object| model::check(&context, name, object));
+    let context = Context {
+        resources,
+        settings,
+    };
+    let clusters = each(&resources.clusters, |_, object| {
+        cluster::check(&context, object)
+    });
+    let models = each(&resources.models, |name, object| {
+        model::check(&context, name, object)
+    });
     let duplicates = duplicate_topics(resources);
     let sources = each(&resources.sources, |name, object| {
-        source::check(&context, name, object, &clusters, duplicates.get(name).map(String::as_str))
+        source::check(
+            &context,
+            name,
+            object,
+            &clusters,
+            duplicates.get(name).map(String::as_str),
+        )
     });
-    let views = each(&resources.views, |name, object| view::check(&context, name, object, &sources));
-    let tool_servers = each(&resources.tool_servers, |_, object| tool_server::check(&context, object));
+    let views = each(&resources.views, |name, object| {
+        view::check(&context, name, object, &sources)
+    });
+    let tool_servers = each(&resources.tool_servers, |_, object| {
+        tool_server::check(&context, object)
+    });
     let agents = each(&resources.agents, |name, object| {
-        let around = agent::Around { clusters: &clusters, models: &models, sources: &sources, views: &views };
+        let around = agent::Around {
+            clusters: &clusters,
+            models: &models,
+            sources: &sources,
+            views: &views,
+        };
         agent::check(&context, name, object, &around)
     });
-    Validation { namespace: resources.namespace.clone(), clusters, models, sources, views, tool_servers, agents }
+    Validation {
+        namespace: resources.namespace.clone(),
+        clusters,
+        models,
+        sources,
+        views,
+        tool_servers,
+        agents,
+    }
 }
 
-fn each<K, T>(objects: &BTreeMap<String, std::sync::Arc<K>>, check: impl Fn(&str, &K) -> Outcome<T>) -> BTreeMap<String, Outcome<T>> {
-    objects.iter().map(|(name, object)| (name.clone(), check(name, object))).collect()
+fn each<K, T>(
+    objects: &BTreeMap<String, std::sync::Arc<K>>,
+    check: impl Fn(&str, &K) -> Outcome<T>,
+) -> BTreeMap<String, Outcome<T>> {
+    objects
+        .iter()
+        .map(|(name, object)| (name.clone(), check(name, object)))
+        .collect()
 }
 
 /// Sources whose topic another one has on the same cluster, with that other one: the older, else the first by name.
 fn duplicate_topics(resources: &Resources) -> BTreeMap<String, String> {
     let mut by_topic: BTreeMap<(String, String), Vec<(Option<_>, &String)>> = BTreeMap::new();
     for (name, source) in &resources.sources {
-        let topic = source.spec.topic.name.clone().unwrap_or_else(|| source_topic(&resources.namespace, name));
+        let topic = source
+            .spec
+            .topic
+            .name
+            .clone()
+            .unwrap_or_else(|| source_topic(&resources.namespace, name));
         let created = source.creation_timestamp().map(|time| time.0);
-        by_topic.entry((source.spec.cluster().to_owned(), topic)).or_default().push((created, name));
+        by_topic
+            .entry((source.spec.cluster().to_owned(), topic))
+            .or_default()
+            .push((created, name));
     }
     let mut duplicates = BTreeMap::new();
     for mut claims in by_topic.into_values() {

@@ -1,6 +1,11 @@
 //! Model: where it is, with which credentials, or by which rules it answers.
 
-use super::{Context, checked::Model, findings::{Findings, Outcome}, url};
+use super::{
+    Context,
+    checked::Model,
+    findings::{Findings, Outcome},
+    url,
+};
 use crate::reason::Reason;
 use crate::resources::SecretKey;
 use headwater_crds::{self as crds, common::Header};
@@ -14,11 +19,41 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
     let mut findings = Findings::default();
     let spec = &model.spec;
     let mut secrets = BTreeSet::new();
-    findings.not_supported(spec.anthropic.is_some(), "spec.anthropic", "the Messages API", "use openAI with a compatible endpoint");
-    findings.not_supported(spec.limits.as_ref().is_some_and(|limits| *limits != Default::default()), "spec.limits", "a limit over all replicas", "bound the load with the agents' concurrency and replicas");
-    findings.not_supported(spec.fallback_model_ref.is_some(), "spec.fallbackModelRef", "a fallback model", "put a gateway that falls back behind openAI.baseURL");
-    if [spec.openai.is_some(), spec.anthropic.is_some(), spec.scripted.is_some()].iter().filter(|set| **set).count() != 1 {
-        findings.problem(Reason::InvalidSpec, "spec", "set exactly one of openAI, anthropic and scripted");
+    findings.not_supported(
+        spec.anthropic.is_some(),
+        "spec.anthropic",
+        "the Messages API",
+        "use openAI with a compatible endpoint",
+    );
+    findings.not_supported(
+        spec.limits
+            .as_ref()
+            .is_some_and(|limits| *limits != Default::default()),
+        "spec.limits",
+        "a limit over all replicas",
+        "bound the load with the agents' concurrency and replicas",
+    );
+    findings.not_supported(
+        spec.fallback_model_ref.is_some(),
+        "spec.fallbackModelRef",
+        "a fallback model",
+        "put a gateway that falls back behind openAI.baseURL",
+    );
+    if [
+        spec.openai.is_some(),
+        spec.anthropic.is_some(),
+        spec.scripted.is_some(),
+    ]
+    .iter()
+    .filter(|set| **set)
+    .count()
+        != 1
+    {
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec",
+            "set exactly one of openAI, anthropic and scripted",
+        );
     }
     for parameter in spec.parameters.keys() {
         if RESERVED_PARAMETERS.contains(&parameter.as_str()) {
@@ -45,7 +80,11 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
         (None, None) => None,
     };
     if spec.openai.is_some() && spec.model.is_none() {
-        findings.problem(Reason::InvalidSpec, "spec.model", "say which model to ask for, as the server calls it, e.g. gpt-4o-mini");
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec.model",
+            "say which model to ask for, as the server calls it, e.g. gpt-4o-mini",
+        );
     }
     let config = provider.map(|provider| config::Model {
         name: name.to_owned(),
@@ -72,15 +111,27 @@ fn open_ai(
 ) -> config::Provider {
     let known = &context.resources.secrets;
     let encrypted = url::url(findings, "spec.openAI.baseURL", &openai.base_url);
-    let api_key = openai.api_key_secret_key_ref.as_ref().map(|key| SecretKey::new(&key.name, &key.key));
+    let api_key = openai
+        .api_key_secret_key_ref
+        .as_ref()
+        .map(|key| SecretKey::new(&key.name, &key.key));
     if let Some(key) = &api_key {
         findings.secret("spec.openAI.apiKeySecretKeyRef", key, known);
         secrets.insert(key.clone());
     }
     for parameter in openai.query.keys() {
-        url::credential_parameter(findings, &format!("spec.openAI.query[{parameter}]"), parameter);
+        url::credential_parameter(
+            findings,
+            &format!("spec.openAI.query[{parameter}]"),
+            parameter,
+        );
     }
-    secrets.extend(url::headers(findings, "spec.openAI.headers", &openai.headers, known));
+    secrets.extend(url::headers(
+        findings,
+        "spec.openAI.headers",
+        &openai.headers,
+        known,
+    ));
     if !encrypted && !secrets.is_empty() {
         findings.warn(
             Reason::UnencryptedCredential,
@@ -99,30 +150,58 @@ fn open_ai(
 fn header(header: &Header) -> Option<config::HttpHeader> {
     let value = match (&header.value, &header.secret_key_ref) {
         (Some(value), _) => config::HttpHeaderValue::Text(value.clone()),
-        (None, Some(key)) => config::HttpHeaderValue::File(SecretKey::new(&key.name, &key.key).file()),
+        (None, Some(key)) => {
+            config::HttpHeaderValue::File(SecretKey::new(&key.name, &key.key).file())
+        }
         (None, None) => return None,
     };
-    Some(config::HttpHeader { name: header.name.clone(), value })
+    Some(config::HttpHeader {
+        name: header.name.clone(),
+        value,
+    })
 }
 
 fn scripted(findings: &mut Findings, scripted: &crds::model::Scripted) -> config::Provider {
     if scripted.rules.is_empty() {
-        findings.problem(Reason::InvalidSpec, "spec.scripted.rules", "give at least one rule, e.g. {reply: \"Hello\"}");
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec.scripted.rules",
+            "give at least one rule, e.g. {reply: \"Hello\"}",
+        );
     }
     let mut rules = Vec::new();
     for (index, rule) in scripted.rules.iter().enumerate() {
         let path = format!("spec.scripted.rules[{index}]");
-        findings.not_supported(!rule.tool_calls.is_empty(), format!("{path}.toolCalls"), "calling tools", "let the rule give a reply");
+        findings.not_supported(
+            !rule.tool_calls.is_empty(),
+            format!("{path}.toolCalls"),
+            "calling tools",
+            "let the rule give a reply",
+        );
         if rule.reply.is_none() && rule.error.is_none() && rule.tool_calls.is_empty() {
-            findings.problem(Reason::InvalidSpec, &path, "a rule answers with reply or with error; set one of them");
+            findings.problem(
+                Reason::InvalidSpec,
+                &path,
+                "a rule answers with reply or with error; set one of them",
+            );
         }
-        let error = rule.error.as_ref().and_then(|error| match u16::try_from(error.status) {
-            Ok(status) => Some(config::RuleError { status, times: error.times }),
-            Err(_) => {
-                findings.problem(Reason::InvalidSpec, format!("{path}.error.status"), "an HTTP status is from 400 to 599");
-                None
-            }
-        });
+        let error = rule
+            .error
+            .as_ref()
+            .and_then(|error| match u16::try_from(error.status) {
+                Ok(status) => Some(config::RuleError {
+                    status,
+                    times: error.times,
+                }),
+                Err(_) => {
+                    findings.problem(
+                        Reason::InvalidSpec,
+                        format!("{path}.error.status"),
+                        "an HTTP status is from 400 to 599",
+                    );
+                    None
+                }
+            });
         rules.push(config::Rule {
             when: rule.when.clone(),
             reply: rule.reply.clone(),

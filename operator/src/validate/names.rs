@@ -33,7 +33,9 @@ pub(super) fn topic(findings: &mut Findings, topic: &str) {
         && topic.len() <= TOPIC
         && topic != "."
         && topic != ".."
-        && topic.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+        && topic
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     if !good {
         findings.problem(
             Reason::InvalidSpec,
@@ -45,7 +47,9 @@ pub(super) fn topic(findings: &mut Findings, topic: &str) {
         findings.problem(
             Reason::ReservedTopic,
             "spec.topic.name",
-            format!("topic '{topic}' is one that Headwater keeps its own state in; choose another name"),
+            format!(
+                "topic '{topic}' is one that Headwater keeps its own state in; choose another name"
+            ),
         );
     }
 }
@@ -53,7 +57,8 @@ pub(super) fn topic(findings: &mut Findings, topic: &str) {
 /// `<namespace>.<source|view|agent>.<name>.<part>`: topics of views and agents, of any namespace, and Kafka's own.
 fn reserved(topic: &str) -> bool {
     let mut segments = topic.split('.').skip(1);
-    let ours = matches!(segments.next(), Some("source" | "view" | "agent")) && segments.count() >= 2;
+    let ours =
+        matches!(segments.next(), Some("source" | "view" | "agent")) && segments.count() >= 2;
     ours || topic.starts_with("__")
 }
 
@@ -63,10 +68,20 @@ mod tests {
 
     #[test]
     fn internal_topics_are_reserved_in_every_namespace() {
-        for topic in ["shop.view.flights.a1b2c3", "other.agent.assistant.runs", "shop.view.flights.a1b2c3-in", "__consumer_offsets"] {
+        for topic in [
+            "shop.view.flights.a1b2c3",
+            "other.agent.assistant.runs",
+            "shop.view.flights.a1b2c3-in",
+            "__consumer_offsets",
+        ] {
             assert!(reserved(topic), "{topic}");
         }
-        for topic in ["shop.flights", "shop.view.flights", "view.agent", "shop.orders.view.x"] {
+        for topic in [
+            "shop.flights",
+            "shop.view.flights",
+            "view.agent",
+            "shop.orders.view.x",
+        ] {
             assert!(!reserved(topic), "{topic}");
         }
     }

@@ -9,9 +9,25 @@ pub(super) fn check(findings: &mut Findings, settings: &Settings, pod: Option<&P
     let Some(pod) = pod else {
         return Pod::default();
     };
-    keys(findings, "spec.pod.annotations", "pods.allowedAnnotations", &pod.annotations, settings.pod_annotations.as_deref());
-    keys(findings, "spec.pod.labels", "pods.allowedLabels", &pod.labels, settings.pod_labels.as_deref());
-    if let Some(class) = pod.priority_class_name.as_ref().filter(|class| class.starts_with("system-")) {
+    keys(
+        findings,
+        "spec.pod.annotations",
+        "pods.allowedAnnotations",
+        &pod.annotations,
+        settings.pod_annotations.as_deref(),
+    );
+    keys(
+        findings,
+        "spec.pod.labels",
+        "pods.allowedLabels",
+        &pod.labels,
+        settings.pod_labels.as_deref(),
+    );
+    if let Some(class) = pod
+        .priority_class_name
+        .as_ref()
+        .filter(|class| class.starts_with("system-"))
+    {
         findings.problem(
             Reason::NotAllowed,
             "spec.pod.priorityClassName",
@@ -19,7 +35,10 @@ pub(super) fn check(findings: &mut Findings, settings: &Settings, pod: Option<&P
         );
     }
     if let Some(resources) = &pod.resources {
-        for (field, quantities) in [("requests", &resources.requests), ("limits", &resources.limits)] {
+        for (field, quantities) in [
+            ("requests", &resources.requests),
+            ("limits", &resources.limits),
+        ] {
             for name in quantities.keys() {
                 if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
                     findings.problem(
@@ -34,7 +53,13 @@ pub(super) fn check(findings: &mut Findings, settings: &Settings, pod: Option<&P
     pod.clone()
 }
 
-fn keys(findings: &mut Findings, path: &str, value: &str, given: &BTreeMap<String, String>, allowed: Option<&[String]>) {
+fn keys(
+    findings: &mut Findings,
+    path: &str,
+    value: &str,
+    given: &BTreeMap<String, String>,
+    allowed: Option<&[String]>,
+) {
     for key in given.keys() {
         let ours = key.contains("headwater.dev/") || key.starts_with("app.kubernetes.io/");
         if ours {

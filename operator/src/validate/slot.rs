@@ -1,6 +1,9 @@
 //! Slots: named lookups in views, by key, keys or index.
 
-use super::{checked::View, findings::{Findings, Outcome}};
+use super::{
+    checked::View,
+    findings::{Findings, Outcome},
+};
 use crate::hint;
 use crate::reason::Reason;
 use crate::resources::Kind;
@@ -20,16 +23,34 @@ pub(super) fn check<'v>(
     for slot in slots {
         let path = format!("spec.context[name={}]", slot.name);
         if !seen.insert(slot.name.as_str()) {
-            findings.problem(Reason::InvalidSpec, &path, format!("the name '{}' is given twice", slot.name));
+            findings.problem(
+                Reason::InvalidSpec,
+                &path,
+                format!("the name '{}' is given twice", slot.name),
+            );
         }
-        findings.not_supported(slot.search.is_some(), format!("{path}.search"), "search", "find rows with key, keys or an index");
-        if let Some(view) = findings.refer(Kind::ContextView, format!("{path}.viewRef.name"), &slot.view_ref.name, views) {
+        findings.not_supported(
+            slot.search.is_some(),
+            format!("{path}.search"),
+            "search",
+            "find rows with key, keys or an index",
+        );
+        if let Some(view) = findings.refer(
+            Kind::ContextView,
+            format!("{path}.viewRef.name"),
+            &slot.view_ref.name,
+            views,
+        ) {
             used.insert(slot.view_ref.name.clone(), view);
             index(findings, &path, slot, view);
         }
         let by = match (&slot.key, &slot.keys) {
             (Some(_), Some(_)) => {
-                findings.problem(Reason::InvalidSpec, &path, "set at most one of key, keys and search; none means every row of the view");
+                findings.problem(
+                    Reason::InvalidSpec,
+                    &path,
+                    "set at most one of key, keys and search; none means every row of the view",
+                );
                 continue;
             }
             (Some(key), None) => config::By::Key(key.clone()),
@@ -69,10 +90,24 @@ fn index(findings: &mut Findings, path: &str, slot: &crd::Slot, view: &View) {
     let Some(index) = &slot.index else { return };
     let path = format!("{path}.index");
     if slot.key.is_none() && slot.keys.is_none() {
-        findings.problem(Reason::InvalidSpec, &path, "index says which keys are looked up; give key or keys with it");
+        findings.problem(
+            Reason::InvalidSpec,
+            &path,
+            "index says which keys are looked up; give key or keys with it",
+        );
     }
     if !view.config.indexes.iter().any(|known| known.name == *index) {
-        let hint = hint::instead(index, view.config.indexes.iter().map(|index| index.name.as_str()));
-        findings.problem(Reason::NotFound, path, format!("ContextView '{}' has no index '{index}'{hint}", slot.view_ref.name));
+        let hint = hint::instead(
+            index,
+            view.config.indexes.iter().map(|index| index.name.as_str()),
+        );
+        findings.problem(
+            Reason::NotFound,
+            path,
+            format!(
+                "ContextView '{}' has no index '{index}'{hint}",
+                slot.view_ref.name
+            ),
+        );
     }
 }

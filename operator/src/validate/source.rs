@@ -1,6 +1,12 @@
 //! EventSource: its topic, and how its records are read.
 
-use super::{Context, allow, checked::{Cluster, Source}, compile, findings::{Findings, Outcome}, names};
+use super::{
+    Context, allow,
+    checked::{Cluster, Source},
+    compile,
+    findings::{Findings, Outcome},
+    names,
+};
 use crate::plan::Partitions;
 use crate::reason::Reason;
 use crate::resources::Kind;
@@ -22,9 +28,18 @@ pub(super) fn check(
     let mut findings = Findings::default();
     let spec = &object.spec;
     names::resource(&mut findings, name);
-    let topic = spec.topic.name.clone().unwrap_or_else(|| topics::source_topic(&context.resources.namespace, name));
+    let topic = spec
+        .topic
+        .name
+        .clone()
+        .unwrap_or_else(|| topics::source_topic(&context.resources.namespace, name));
     let cluster_name = spec.cluster().to_owned();
-    let cluster = findings.refer(Kind::KafkaCluster, "spec.clusterRef.name", &cluster_name, clusters);
+    let cluster = findings.refer(
+        Kind::KafkaCluster,
+        "spec.clusterRef.name",
+        &cluster_name,
+        clusters,
+    );
     let owner = format!("EventSource '{name}'");
     names::topic(&mut findings, &topic);
     if let Some(cluster) = cluster {
@@ -48,7 +63,10 @@ pub(super) fn check(
         );
     }
     if spec.topic.management == Management::Observe {
-        if spec.topic.partitions.is_some() || spec.topic.replication_factor.is_some() || !spec.topic.config.is_empty() {
+        if spec.topic.partitions.is_some()
+            || spec.topic.replication_factor.is_some()
+            || !spec.topic.config.is_empty()
+        {
             findings.problem(
                 Reason::InvalidSpec,
                 "spec.topic",
@@ -65,7 +83,12 @@ pub(super) fn check(
     }
     allow::topic_config(&mut findings, "spec.topic.config", &spec.topic.config);
     findings.not_supported(spec.envelope != Envelope::None, "spec.envelope", "a Debezium envelope", "unwrap the row with from.value of the views that fold it, e.g. event.after, and envelope None");
-    findings.not_supported(spec.ingest.is_some(), "spec.ingest", "ingest", "produce to the topic with a Kafka client, and leave ingest out");
+    findings.not_supported(
+        spec.ingest.is_some(),
+        "spec.ingest",
+        "ingest",
+        "produce to the topic with a Kafka client, and leave ingest out",
+    );
     let format = value_format(&mut findings, "spec.format", spec.format);
     let key_format = value_format(&mut findings, "spec.keyFormat", spec.key_format);
     let config = config::Source {
@@ -83,21 +106,29 @@ pub(super) fn check(
         },
     };
     findings.compiled(compile::source(&config));
-    findings.finish(cluster.map(|cluster| Source {
-        config,
-        cluster: cluster_name,
-        management: spec.topic.management,
-        partitions: spec.topic.partitions.map_or(Partitions::Initially(cluster.partitions), Partitions::Fixed),
-        replication_factor: spec.topic.replication_factor.or(cluster.replication_factor),
-        topic_config: topic_config(cluster, &spec.topic.config),
-        deletion: spec.deletion_policy,
+    findings.finish(cluster.map(|cluster| {
+        Source {
+            config,
+            cluster: cluster_name,
+            management: spec.topic.management,
+            partitions: spec
+                .topic
+                .partitions
+                .map_or(Partitions::Initially(cluster.partitions), Partitions::Fixed),
+            replication_factor: spec.topic.replication_factor.or(cluster.replication_factor),
+            topic_config: topic_config(cluster, &spec.topic.config),
+            deletion: spec.deletion_policy,
+        }
     }))
 }
 
 /// The cluster's defaults, the source's own over them, and a bound on record timestamps: one from the
 /// far future would keep a topic's segments, or expire everything else.
 fn topic_config(cluster: &Cluster, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let mut config = BTreeMap::from([("message.timestamp.after.max.ms".to_owned(), "3600000".to_owned())]);
+    let mut config = BTreeMap::from([(
+        "message.timestamp.after.max.ms".to_owned(),
+        "3600000".to_owned(),
+    )]);
     config.extend(cluster.topic_config.clone());
     config.extend(own.clone());
     config

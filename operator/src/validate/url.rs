@@ -7,15 +7,33 @@ use headwater_crds::common::Header;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Headers that carry credentials.
-const CREDENTIAL_HEADERS: [&str; 6] =
-    ["authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-goog-api-key"];
+const CREDENTIAL_HEADERS: [&str; 6] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "x-api-key",
+    "api-key",
+    "x-goog-api-key",
+];
 
 /// Words in names of query parameters that mean a credential.
-const CREDENTIAL_WORDS: [&str; 8] = ["key", "apikey", "token", "secret", "password", "passwd", "sig", "signature"];
+const CREDENTIAL_WORDS: [&str; 8] = [
+    "key",
+    "apikey",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "sig",
+    "signature",
+];
 
 /// Checks a URL; true if what is sent there is encrypted.
 pub(super) fn url(findings: &mut Findings, path: &str, url: &str) -> bool {
-    let Some((scheme, rest)) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https")) else {
+    let Some((scheme, rest)) = url
+        .split_once("://")
+        .filter(|(scheme, _)| matches!(*scheme, "http" | "https"))
+    else {
         findings.problem(
             Reason::InvalidSpec,
             path,
@@ -34,10 +52,18 @@ pub(super) fn url(findings: &mut Findings, path: &str, url: &str) -> bool {
             "user and password must not stand in a URL; put them into a Secret and name it with a header's secretKeyRef",
         );
     } else if authority.is_empty() || url.chars().any(char::is_whitespace) {
-        findings.problem(Reason::InvalidSpec, path, "must name a host and hold no spaces, e.g. http://ollama:11434/v1");
+        findings.problem(
+            Reason::InvalidSpec,
+            path,
+            "must name a host and hold no spaces, e.g. http://ollama:11434/v1",
+        );
     }
     for parameter in query.unwrap_or_default().split('&') {
-        credential_parameter(findings, path, parameter.split('=').next().unwrap_or_default());
+        credential_parameter(
+            findings,
+            path,
+            parameter.split('=').next().unwrap_or_default(),
+        );
     }
     scheme == "https"
 }
@@ -45,7 +71,10 @@ pub(super) fn url(findings: &mut Findings, path: &str, url: &str) -> bool {
 /// A query parameter whose name says that its value is a credential.
 pub(super) fn credential_parameter(findings: &mut Findings, path: &str, name: &str) {
     let lower = name.to_lowercase();
-    if lower.split(['-', '_', '.']).any(|word| CREDENTIAL_WORDS.contains(&word)) {
+    if lower
+        .split(['-', '_', '.'])
+        .any(|word| CREDENTIAL_WORDS.contains(&word))
+    {
         findings.problem(
             Reason::PlainTextCredential,
             path,

@@ -27,13 +27,28 @@ pub(super) fn check(
     let spec = &object.spec;
     names::resource(&mut findings, name);
     refuse_unsupported(&mut findings, spec);
-    if [spec.latest.is_some(), spec.history.is_some(), spec.aggregate.is_some()].iter().filter(|set| **set).count() > 1 {
-        findings.problem(Reason::InvalidSpec, "spec", "set at most one of latest, history and aggregate; none means latest");
+    if [
+        spec.latest.is_some(),
+        spec.history.is_some(),
+        spec.aggregate.is_some(),
+    ]
+    .iter()
+    .filter(|set| **set)
+    .count()
+        > 1
+    {
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec",
+            "set at most one of latest, history and aggregate; none means latest",
+        );
     }
     let fold = match spec.fold() {
         crd::Fold::History(history) => config::Fold::History {
             limit: history.limit,
-            within_ms: history.within_seconds.map(|seconds| i64::from(seconds) * 1_000),
+            within_ms: history
+                .within_seconds
+                .map(|seconds| i64::from(seconds) * 1_000),
         },
         crd::Fold::Latest(latest) => config::Fold::Latest {
             merge: match latest.merge {
@@ -41,11 +56,22 @@ pub(super) fn check(
                 crd::Merge::Fields => config::Merge::Fields,
             },
         },
-        crd::Fold::Aggregate(_) => config::Fold::Latest { merge: config::Merge::Replace },
+        crd::Fold::Aggregate(_) => config::Fold::Latest {
+            merge: config::Merge::Replace,
+        },
     };
-    let fields = matches!(fold, config::Fold::Latest { merge: config::Merge::Fields });
+    let fields = matches!(
+        fold,
+        config::Fold::Latest {
+            merge: config::Merge::Fields
+        }
+    );
     if spec.from.is_empty() {
-        findings.problem(Reason::InvalidSpec, "spec.from", "name at least one source, e.g. [{name: flights, sourceRef: {name: flights}}]");
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec.from",
+            "name at least one source, e.g. [{name: flights, sourceRef: {name: flights}}]",
+        );
     }
     let mut used: BTreeMap<String, &Source> = BTreeMap::new();
     let mut clusters = BTreeSet::new();
@@ -54,13 +80,30 @@ pub(super) fn check(
     for part in &spec.from {
         let path = format!("spec.from[name={}]", part.name);
         if !from_names.insert(part.name.as_str()) {
-            findings.problem(Reason::InvalidSpec, &path, format!("the name '{}' is given twice", part.name));
+            findings.problem(
+                Reason::InvalidSpec,
+                &path,
+                format!("the name '{}' is given twice", part.name),
+            );
         }
-        if let Some(source) = findings.refer(Kind::EventSource, format!("{path}.sourceRef.name"), &part.source_ref.name, sources) {
-            clusters.insert((format!("EventSource '{}'", part.source_ref.name), source.cluster.clone()));
+        if let Some(source) = findings.refer(
+            Kind::EventSource,
+            format!("{path}.sourceRef.name"),
+            &part.source_ref.name,
+            sources,
+        ) {
+            clusters.insert((
+                format!("EventSource '{}'", part.source_ref.name),
+                source.cluster.clone(),
+            ));
             used.insert(part.source_ref.name.clone(), source);
         }
-        findings.not_supported(!part.joins.is_empty(), format!("{path}.joins"), "a join", "read both views in the agent, the second slot by a key from the first");
+        findings.not_supported(
+            !part.joins.is_empty(),
+            format!("{path}.joins"),
+            "a join",
+            "read both views in the agent, the second slot by a key from the first",
+        );
         if part.required && !fields {
             findings.problem(Reason::InvalidSpec, format!("{path}.required"), "required is about rows put together from several sources; set latest.merge to Fields, or leave required out");
         }
@@ -78,17 +121,24 @@ pub(super) fn check(
     findings.one_cluster("spec.from", "all sources of a view", &clusters);
     let indexes = indexes(&mut findings, spec);
     let pod = pod::check(&mut findings, context.settings, spec.pod.as_ref());
-    let configs: BTreeMap<String, config::Source> =
-        used.iter().map(|(name, source)| (name.clone(), source.config.clone())).collect();
+    let configs: BTreeMap<String, config::Source> = used
+        .iter()
+        .map(|(name, source)| (name.clone(), source.config.clone()))
+        .collect();
     // Compiling against a part of the sources would report errors that are none.
     let complete = from.iter().all(|part| configs.contains_key(&part.source));
     let namespace = &context.resources.namespace;
     let choice = Input::choose(&from, &fold, &used);
     let generation = generation(&from, &fold, &configs, matches!(choice, Input::Own(_)));
-    let state_topic = (!matches!(choice, Input::Direct(_))).then(|| topics::state_topic(namespace, name, &generation));
+    let state_topic = (!matches!(choice, Input::Direct(_)))
+        .then(|| topics::state_topic(namespace, name, &generation));
     let input = match &choice {
-        Input::Direct(topic) | Input::Source(topic) => config::Input::Source { topic: topic.clone() },
-        Input::Own(_) => config::Input::Own { topic: topics::input_topic(namespace, name, &generation) },
+        Input::Direct(topic) | Input::Source(topic) => config::Input::Source {
+            topic: topic.clone(),
+        },
+        Input::Own(_) => config::Input::Own {
+            topic: topics::input_topic(namespace, name, &generation),
+        },
     };
     let why = why(&choice, &input, state_topic.as_deref(), &indexes);
     let config = config::View {
@@ -126,15 +176,25 @@ enum Input {
 }
 
 impl Input {
-    fn choose(from: &[config::From], fold: &config::Fold, sources: &BTreeMap<String, &Source>) -> Self {
+    fn choose(
+        from: &[config::From],
+        fold: &config::Fold,
+        sources: &BTreeMap<String, &Source>,
+    ) -> Self {
         let [part] = from else {
-            return Self::Own(format!("it has {} sources, whose order is then fixed once for every reader", from.len()));
+            return Self::Own(format!(
+                "it has {} sources, whose order is then fixed once for every reader",
+                from.len()
+            ));
         };
         let Some(source) = sources.get(&part.source) else {
             return Self::Own(format!("EventSource '{}' is not known", part.source));
         };
         if let Some(key) = part.key.as_deref().filter(|key| key.trim() != "key") {
-            return Self::Own(format!("its key is `{}` and not the record's, so rows move to other partitions", key.trim()));
+            return Self::Own(format!(
+                "its key is `{}` and not the record's, so rows move to other partitions",
+                key.trim()
+            ));
         }
         if let Some(key) = &source.config.key {
             return Self::Own(format!(
@@ -143,20 +203,39 @@ impl Input {
                 key.trim()
             ));
         }
-        let replaces = matches!(fold, config::Fold::Latest { merge: config::Merge::Replace });
+        let replaces = matches!(
+            fold,
+            config::Fold::Latest {
+                merge: config::Merge::Replace
+            }
+        );
         let topic = source.config.topic.clone();
-        if source.compacted() && replaces && part.filter.is_none() { Self::Direct(topic) } else { Self::Source(topic) }
+        if source.compacted() && replaces && part.filter.is_none() {
+            Self::Direct(topic)
+        } else {
+            Self::Source(topic)
+        }
     }
 }
 
 /// The plan's lines for a view.
-fn why(choice: &Input, input: &config::Input, state: Option<&str>, indexes: &[config::Index]) -> Vec<String> {
+fn why(
+    choice: &Input,
+    input: &config::Input,
+    state: Option<&str>,
+    indexes: &[config::Index],
+) -> Vec<String> {
     let mut lines = vec![match choice {
         Input::Direct(topic) => format!(
             "folded from {topic}, which is compacted and so holds the whole state: no stage and no topic of the view's own, readers restore from it"
         ),
-        Input::Source(topic) => format!("folded from {topic}: one source, and its records' key is the view's"),
-        Input::Own(reason) => format!("folded from {}, a topic of the view's own: {reason}", input.topic()),
+        Input::Source(topic) => {
+            format!("folded from {topic}: one source, and its records' key is the view's")
+        }
+        Input::Own(reason) => format!(
+            "folded from {}, a topic of the view's own: {reason}",
+            input.topic()
+        ),
     }];
     if let Some(state) = state {
         lines.push(format!("the view's stage writes changed rows and marks to {state}, so that readers restore from there and not from the beginning"));
@@ -164,7 +243,9 @@ fn why(choice: &Input, input: &config::Input, state: Option<&str>, indexes: &[co
     for index in indexes {
         lines.push(match &index.key {
             config::IndexKey::One(key) => format!("index {}: a row is under `{key}`", index.name),
-            config::IndexKey::Many(keys) => format!("index {}: a row is under each of `{keys}`", index.name),
+            config::IndexKey::Many(keys) => {
+                format!("index {}: a row is under each of `{keys}`", index.name)
+            }
         });
     }
     lines
@@ -172,14 +253,22 @@ fn why(choice: &Input, input: &config::Input, state: Option<&str>, indexes: &[co
 
 fn indexes(findings: &mut Findings, spec: &headwater_crds::ContextViewSpec) -> Vec<config::Index> {
     if spec.history.is_some() && !spec.indexes.is_empty() {
-        findings.problem(Reason::InvalidSpec, "spec.indexes", "a history has no indexes; take latest, or leave indexes out");
+        findings.problem(
+            Reason::InvalidSpec,
+            "spec.indexes",
+            "a history has no indexes; take latest, or leave indexes out",
+        );
     }
     let mut seen = BTreeSet::new();
     let mut indexes = Vec::new();
     for index in &spec.indexes {
         let path = format!("spec.indexes[name={}]", index.name);
         if !seen.insert(index.name.as_str()) {
-            findings.problem(Reason::InvalidSpec, &path, format!("the name '{}' is given twice", index.name));
+            findings.problem(
+                Reason::InvalidSpec,
+                &path,
+                format!("the name '{}' is given twice", index.name),
+            );
         }
         let key = match (&index.key, &index.keys) {
             (Some(key), None) => config::IndexKey::One(key.clone()),
@@ -189,16 +278,44 @@ fn indexes(findings: &mut Findings, spec: &headwater_crds::ContextViewSpec) -> V
                 continue;
             }
         };
-        indexes.push(config::Index { name: index.name.clone(), key });
+        indexes.push(config::Index {
+            name: index.name.clone(),
+            key,
+        });
     }
     indexes.sort_by(|a, b| a.name.cmp(&b.name));
     indexes
 }
 
 fn refuse_unsupported(findings: &mut Findings, spec: &headwater_crds::ContextViewSpec) {
-    findings.not_supported(spec.aggregate.is_some(), "spec.aggregate", "an aggregate", "keep a history and compute over it in the agent's expressions or template");
-    findings.not_supported(spec.search.is_some(), "spec.search", "search", "find rows by key or by an index");
-    findings.not_supported(spec.serve.is_some(), "spec.serve", "serving rows over HTTP", "read the view in an agent's context");
-    findings.not_supported(spec.expire_after_seconds.is_some(), "spec.expireAfterSeconds", "expiry", "delete rows with from.delete, or take history with withinSeconds");
-    findings.not_supported(spec.rebuild != Rebuild::default(), "spec.rebuild", "a forced rebuild", "leave rebuild at IfComplete; a changed view is built anew from what its sources hold");
+    findings.not_supported(
+        spec.aggregate.is_some(),
+        "spec.aggregate",
+        "an aggregate",
+        "keep a history and compute over it in the agent's expressions or template",
+    );
+    findings.not_supported(
+        spec.search.is_some(),
+        "spec.search",
+        "search",
+        "find rows by key or by an index",
+    );
+    findings.not_supported(
+        spec.serve.is_some(),
+        "spec.serve",
+        "serving rows over HTTP",
+        "read the view in an agent's context",
+    );
+    findings.not_supported(
+        spec.expire_after_seconds.is_some(),
+        "spec.expireAfterSeconds",
+        "expiry",
+        "delete rows with from.delete, or take history with withinSeconds",
+    );
+    findings.not_supported(
+        spec.rebuild != Rebuild::default(),
+        "spec.rebuild",
+        "a forced rebuild",
+        "leave rebuild at IfComplete; a changed view is built anew from what its sources hold",
+    );
 }

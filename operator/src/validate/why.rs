@@ -1,6 +1,9 @@
 //! The plan's lines for an agent: what starts it, how each slot is read and why, what it writes.
 
-use super::{checked::{Source, View}, findings::Outcome};
+use super::{
+    checked::{Source, View},
+    findings::Outcome,
+};
 use headwater_engine::config::{self, By};
 use std::collections::BTreeMap;
 
@@ -10,16 +13,29 @@ pub(super) fn agent(
     views: &BTreeMap<String, &View>,
 ) -> Vec<String> {
     let mut lines = Vec::new();
-    let topic = sources.get(&agent.trigger.source).and_then(Outcome::ok).map_or("?", |source| source.config.topic.as_str());
-    let which = agent.trigger.filter.as_ref().map_or_else(|| "every event".to_owned(), |filter| format!("an event where `{filter}`"));
+    let topic = sources
+        .get(&agent.trigger.source)
+        .and_then(Outcome::ok)
+        .map_or("?", |source| source.config.topic.as_str());
+    let which = agent.trigger.filter.as_ref().map_or_else(
+        || "every event".to_owned(),
+        |filter| format!("an event where `{filter}`"),
+    );
     let begin = match agent.trigger.start_from {
         config::StartFrom::Latest => "a new agent begins with what comes next",
         config::StartFrom::Earliest => "a new agent begins with the oldest",
     };
     lines.push(format!("trigger: {which} of {topic}; {begin}"));
     for slot in &agent.slots {
-        let Some(view) = views.get(&slot.lookup.view) else { continue };
-        lines.push(format!("slot {}: {}, {}", slot.name, lookup(&slot.lookup), reading(view)));
+        let Some(view) = views.get(&slot.lookup.view) else {
+            continue;
+        };
+        lines.push(format!(
+            "slot {}: {}, {}",
+            slot.name,
+            lookup(&slot.lookup),
+            reading(view)
+        ));
     }
     if let Some(conversation) = &agent.conversation {
         lines.push(format!(
@@ -31,9 +47,16 @@ pub(super) fn agent(
     lines.push(match &agent.model {
         Some(model) => match &model.provider {
             config::Provider::OpenAi { base_url, .. } => {
-                format!("model {}: {} at {}", model.name, model.model, base_url.split(['?', '#']).next().unwrap_or_default())
+                format!(
+                    "model {}: {} at {}",
+                    model.name,
+                    model.model,
+                    base_url.split(['?', '#']).next().unwrap_or_default()
+                )
             }
-            config::Provider::Scripted { rules } => format!("model {}: scripted, {} rules", model.name, rules.len()),
+            config::Provider::Scripted { rules } => {
+                format!("model {}: scripted, {} rules", model.name, rules.len())
+            }
         },
         None => "model: none; the prompt is the result, for others to infer on".to_owned(),
     });
@@ -52,8 +75,12 @@ fn lookup(lookup: &config::Lookup) -> String {
     match (&lookup.by, &lookup.index) {
         (By::Key(key), None) => format!("the row of view {view} under `{key}`"),
         (By::Keys(keys), None) => format!("the rows of view {view} under each of `{keys}`"),
-        (By::Key(key), Some(index)) => format!("the rows of view {view} by index {index} under `{key}`"),
-        (By::Keys(keys), Some(index)) => format!("the rows of view {view} by index {index} under each of `{keys}`"),
+        (By::Key(key), Some(index)) => {
+            format!("the rows of view {view} by index {index} under `{key}`")
+        }
+        (By::Keys(keys), Some(index)) => {
+            format!("the rows of view {view} by index {index} under each of `{keys}`")
+        }
         (By::All, _) => format!("all rows of view {view}"),
     }
 }
@@ -61,7 +88,11 @@ fn lookup(lookup: &config::Lookup) -> String {
 fn reading(view: &View) -> String {
     let input = view.config.input.topic();
     match &view.config.state_topic {
-        Some(state) => format!("folded in the agent from {input}, so as fresh as the log; {state} makes its start short"),
-        None => format!("folded in the agent from {input}, so as fresh as the log; that topic is compacted and is all that a start reads"),
+        Some(state) => format!(
+            "folded in the agent from {input}, so as fresh as the log; {state} makes its start short"
+        ),
+        None => format!(
+            "folded in the agent from {input}, so as fresh as the log; that topic is compacted and is all that a start reads"
+        ),
     }
 }

@@ -1,0 +1,493 @@
+//! One namespace: dereference, validate, plan, topics, apply, status; again whenever something changed.
+//!
+//! A task of its own per namespace, one round at a time. Everything of the namespace is looked at in a
+//! round, so whatever mends a resource mends those that refer to it in the same round. A round that
+//! finds nothing different writes nothing.
+
+use crate::apply::{self, Applied, Removal};
+use crate::brokers::Brokers;
+use crate::build;
+use crate::deletion::{self, Going};
+use crate::judge::{self, Verdict};
+use crate::kafka::{Answer, Clusters};
+use crate::metrics::Metrics;
+use crate::plan::{self, Plan, Stage, plan};
+use crate::reason::Reason;
+use crate::resources::{Id, Kind};
+use crate::secrets::Secrets;
+use crate::snapshot::Snapshot;
+use crate::status;
+use crate::stores::{Content, Stores};
+use crate::validate::{self, Outcome, Problem, Validation, validate};
+use jiff::Timestamp;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Changes that come together are looked at together.
+const GATHER: Duration = Duration::from_millis(100);
+/// How soon a round is repeated that the API server did not let finish.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long an object that was found right is believed to be so, if nothing says otherwise.
+const BELIEVED: Duration = Duration::from_secs(600);
+/// Answers of clusters that wait to be read: more than that many clusters in a namespace wait to be heard.
+const ANSWERS: usize = 16;
+
+/// What all namespaces share.
+pub(crate) struct Shared {
+    pub(crate) client: Client,
+    pub(crate) stores: Stores,
+    pub(crate) brokers: Arc<Brokers>,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) validation: validate::Settings,
+    pub(crate) build: build::Settings,
+}
+
+/// When, and in which form, an object was last found right.
+struct Verified {
+    hash: String,
+    /// Generation of a StatefulSet: it changes with whatever somebody else does to its spec.
+    generation: Option<i64>,
+    at: Instant,
+}
+
+struct Namespace {
+    name: String,
+    shared: Arc<Shared>,
+    secrets: Secrets,
+    clusters: Clusters,
+    verified: BTreeMap<(String, String), Verified>,
+    /// Topics created for each resource, by its uid: newer than what its status in the store may say.
+    created: BTreeMap<String, BTreeMap<String, String>>,
+    /// KafkaCluster of each resource, by its uid.
+    homes: BTreeMap<String, String>,
+    deletions: JoinSet<()>,
+    deleting: BTreeSet<String>,
+}
+
+/// Looks after a namespace until told to stop.
+pub(crate) async fn look_after(
+    name: String,
+    shared: Arc<Shared>,
+    changed: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let (sender, mut answers) = mpsc::channel::<Answer>(ANSWERS);
+    let mut namespace = Namespace {
+        clusters: Clusters::new(
+            &name,
+            Arc::clone(&shared.brokers),
+            Arc::clone(&shared.metrics),
+            sender,
+        ),
+        name,
+        shared,
+        secrets: Secrets::default(),
+        verified: BTreeMap::new(),
+        created: BTreeMap::new(),
+        homes: BTreeMap::new(),
+        deletions: JoinSet::new(),
+        deleting: BTreeSet::new(),
+    };
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changed.notified() => tokio::time::sleep(GATHER).await,
+            () = tokio::time::sleep_until(next.into()) => {}
+            Some(answer) = answers.recv() => namespace.clusters.accept(answer),
+            Some(_) = namespace.deletions.join_next() => {}
+        }
+        while let Ok(answer) = answers.try_recv() {
+            namespace.clusters.accept(answer);
+        }
+        while namespace.deletions.try_join_next().is_some() {}
+        if namespace.deletions.is_empty() {
+            namespace.deleting.clear();
+        }
+        let began = Instant::now();
+        let done = namespace.round().await;
+        namespace.shared.metrics.reconciled(!done, began.elapsed());
+        let mut wakes = vec![began + if done { BELIEVED } else { RETRY }];
+        wakes.extend(namespace.secrets.next());
+        wakes.extend(namespace.clusters.next());
+        // Never at once: what is due but could not be done now is tried again after a moment.
+        next = wakes
+            .into_iter()
+            .min()
+            .unwrap_or(began)
+            .max(Instant::now() + Duration::from_secs(1));
+    }
+}
+
+impl Namespace {
+    /// True if all was done that could be.
+    async fn round(&mut self) -> bool {
+        let Content {
+            mut resources,
+            snapshots,
+            sets,
+        } = self.shared.stores.content(&self.name);
+        let mut done = self.refresh_secrets(&resources).await;
+        resources.secrets = self.secrets.known();
+        let validation = validate(&resources, &self.shared.validation);
+        let plan = plan(&validation, &plan::Options::default());
+        done &= self.finalizers(&snapshots).await;
+        let known = self.ask_kafka(&validation, &plan);
+        self.remember(&snapshots, &validation, &known);
+        let findings = validation.findings();
+        let troubles = judge::troubles(&validation, &known);
+        for snapshot in &snapshots {
+            if snapshot.deleting.is_some() {
+                self.delete(snapshot);
+                done &= snapshot.finalizers.is_empty();
+                continue;
+            }
+            let stage = plan.stages.iter().find(|stage| stage.id() == snapshot.id);
+            let planned = judge::Planned {
+                validation: &validation,
+                plan: &plan,
+                known: &known,
+                findings: &findings,
+                troubles: &troubles,
+            };
+            let mut failed = Vec::new();
+            if planned.works(&snapshot.id) {
+                failed = self.bring_about(snapshot, stage, &sets).await;
+                done &= failed.is_empty();
+            }
+            let set = judge::set_of(snapshot, &sets);
+            let created = self.created.get(&snapshot.uid).cloned().unwrap_or_default();
+            let Some(verdict) = planned.verdict(snapshot, stage, set, &failed, &created) else {
+                continue;
+            };
+            done &= self.tell(snapshot, &verdict).await;
+        }
+        done
+    }
+
+    async fn refresh_secrets(&mut self, resources: &crate::resources::Resources) -> bool {
+        let names = resources.secret_names();
+        let of_clusters = crate::resources::Resources {
+            clusters: resources.clusters.clone(),
+            ..Default::default()
+        };
+        let refreshed = self
+            .secrets
+            .refresh(
+                &self.shared.client,
+                &self.name,
+                &names,
+                &of_clusters.secret_names(),
+            )
+            .await;
+        if let Err(error) = &refreshed {
+            tracing::warn!(namespace = self.name, %error, "a Secret could not be read");
+        }
+        refreshed.is_ok()
+    }
+
+    /// Before anything is created that would have to be deleted.
+    async fn finalizers(&self, snapshots: &[Snapshot]) -> bool {
+        let mut done = true;
+        for snapshot in snapshots
+            .iter()
+            .filter(|snapshot| snapshot.deleting.is_none())
+        {
+            if !deletion::finalizer_differs(snapshot) {
+                continue;
+            }
+            let wanted = !snapshot
+                .finalizers
+                .iter()
+                .any(|finalizer| finalizer == deletion::FINALIZER);
+            match deletion::finalizer(&self.shared.client, &self.name, snapshot, wanted).await {
+                Ok(()) => self.shared.metrics.wrote("finalizer"),
+                Err(error) => {
+                    tracing::warn!(namespace = self.name, resource = %snapshot.id, %error, "the finalizer could not be changed");
+                    done = false;
+                }
+            }
+        }
+        done
+    }
+
+    fn ask_kafka(&mut self, validation: &Validation, plan: &Plan) -> judge::Known {
+        let mut known = judge::Known::default();
+        for (name, outcome) in &validation.clusters {
+            let Some(cluster) = outcome.ok() else {
+                continue;
+            };
+            let topics = plan
+                .topics
+                .iter()
+                .filter(|topic| topic.cluster == *name)
+                .cloned()
+                .collect();
+            if let Some(found) = self.clusters.ensure(name, cluster, &self.secrets, topics) {
+                known.insert(name.clone(), found.clone());
+            }
+        }
+        known
+    }
+
+    /// What has to be known of resources after they broke or began to go.
+    fn remember(&mut self, snapshots: &[Snapshot], validation: &Validation, known: &judge::Known) {
+        let uids: BTreeSet<&String> = snapshots.iter().map(|snapshot| &snapshot.uid).collect();
+        self.created.retain(|uid, _| uids.contains(uid));
+        self.homes.retain(|uid, _| uids.contains(uid));
+        for snapshot in snapshots {
+            let created = self
+                .created
+                .entry(snapshot.uid.clone())
+                .or_insert_with(|| snapshot.created.clone());
+            for (topic, now) in known.values().flatten().flat_map(|ensured| &ensured.topics) {
+                if now.owner != snapshot.id {
+                    continue;
+                }
+                if now.created {
+                    created.insert(topic.clone(), now.id.clone());
+                } else if created.get(topic).is_some_and(|id| *id != now.id) {
+                    // It was deleted and created again by somebody else: not ours any more.
+                    created.remove(topic);
+                }
+            }
+            if let Some(home) = home(&snapshot.id, validation) {
+                self.homes.insert(snapshot.uid.clone(), home);
+            }
+        }
+    }
+
+    /// Applies the objects of a stage, or takes away those of one that is no longer needed. Gives back what went wrong.
+    async fn bring_about(
+        &mut self,
+        snapshot: &Snapshot,
+        stage: Option<&Stage>,
+        sets: &BTreeMap<String, Arc<k8s_openapi::api::apps::v1::StatefulSet>>,
+    ) -> Vec<Problem> {
+        let workload = match (stage, snapshot.id.kind) {
+            (Some(stage), _) => stage.workload(),
+            (None, Kind::ContextView) => format!("{}-view", snapshot.id.name),
+            (None, _) => return Vec::new(),
+        };
+        let wanted = stage.map_or_else(Vec::new, |stage| {
+            build::objects(
+                stage,
+                &snapshot.owner(),
+                &self.shared.build,
+                &self.secrets.identities(),
+            )
+        });
+        let generation = sets.get(&workload).and_then(|set| set.metadata.generation);
+        let mut problems = Vec::new();
+        for resource in build::kinds() {
+            let desired = wanted
+                .iter()
+                .find(|desired| desired.resource.kind == resource.kind);
+            let hash = desired.map_or("", |desired| &desired.hash);
+            let of_set = (resource.kind == "StatefulSet")
+                .then_some(generation)
+                .flatten();
+            let key = (resource.kind.clone(), workload.clone());
+            let believed = self.verified.get(&key).is_some_and(|verified| {
+                verified.hash == hash
+                    && verified.generation == of_set
+                    && verified.at.elapsed() < BELIEVED
+            });
+            if believed {
+                continue;
+            }
+            let result = match desired {
+                Some(desired) => {
+                    apply::apply(&self.shared.client, &self.name, desired, &snapshot.uid)
+                        .await
+                        .map(|applied| applied == Applied::Written)
+                }
+                None => apply::remove(
+                    &self.shared.client,
+                    &self.name,
+                    &resource,
+                    &workload,
+                    &snapshot.uid,
+                )
+                .await
+                .map(|removal| removal == Removal::UnderWay),
+            };
+            match result {
+                Ok(true) => {
+                    self.verified.remove(&key);
+                    self.shared.metrics.wrote("object");
+                    tracing::info!(namespace = self.name, resource = %snapshot.id, kind = resource.kind, name = workload, "applied");
+                }
+                Ok(false) => {
+                    self.verified.insert(
+                        key,
+                        Verified {
+                            hash: hash.to_owned(),
+                            generation: of_set,
+                            at: Instant::now(),
+                        },
+                    );
+                }
+                Err(error) => {
+                    self.verified.remove(&key);
+                    tracing::warn!(namespace = self.name, resource = %snapshot.id, error = %Chain(&error), "an object could not be applied");
+                    problems.push(problem_of(&error));
+                    // What comes after needs what comes before.
+                    break;
+                }
+            }
+        }
+        problems
+    }
+
+    /// In the background: Kafka may take its time, and other resources shall not wait.
+    fn delete(&mut self, snapshot: &Snapshot) {
+        let ours = snapshot
+            .finalizers
+            .iter()
+            .any(|finalizer| finalizer == deletion::FINALIZER);
+        if !ours || !self.deleting.insert(snapshot.uid.clone()) {
+            return;
+        }
+        let home = self
+            .homes
+            .get(&snapshot.uid)
+            .cloned()
+            .unwrap_or_else(|| "default".to_owned());
+        let going = Going {
+            namespace: self.name.clone(),
+            snapshot: snapshot.clone(),
+            topics: self
+                .created
+                .get(&snapshot.uid)
+                .cloned()
+                .unwrap_or_else(|| snapshot.created.clone()),
+            connection: self.clusters.connection(&home).cloned(),
+            cluster: home,
+        };
+        let shared = Arc::clone(&self.shared);
+        self.deletions.spawn(async move {
+            let (namespace, id) = (going.namespace.clone(), going.snapshot.id.clone());
+            match deletion::attempt(&shared.client, &shared.brokers, &shared.recorder, going).await {
+                Ok(()) => shared.metrics.wrote("finalizer"),
+                Err(error) => tracing::warn!(namespace, resource = %id, error = %Chain(&error), "a deletion did not get on"),
+            }
+        });
+    }
+
+    /// Writes the status if it says something else than before, and an Event if the reason changed.
+    async fn tell(&self, snapshot: &Snapshot, verdict: &Verdict) -> bool {
+        let status = status::status(
+            snapshot,
+            &verdict.state,
+            &verdict.warnings,
+            verdict.shown.as_ref(),
+            Timestamp::now(),
+        );
+        if status == snapshot.status {
+            return true;
+        }
+        if let Err(error) = status::write(&self.shared.client, &self.name, snapshot, &status).await
+        {
+            tracing::warn!(namespace = self.name, resource = %snapshot.id, %error, "the status could not be written");
+            return false;
+        }
+        self.shared.metrics.wrote("status");
+        self.announce(snapshot, verdict, &status).await;
+        true
+    }
+
+    async fn announce(&self, snapshot: &Snapshot, verdict: &Verdict, status: &Value) {
+        let (before, now) = (
+            status::ready_reason(&snapshot.status),
+            status::ready_reason(status),
+        );
+        if before == now {
+            return;
+        }
+        let state = &verdict.state;
+        tracing::info!(namespace = self.name, resource = %snapshot.id, reason = %state.reason, message = state.message, "changed");
+        let good = matches!(
+            state.reason.class(),
+            crate::Class::Good | crate::Class::Working
+        );
+        let event = Event {
+            type_: if good {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            },
+            reason: state.reason.as_str().to_owned(),
+            note: Some(deletion::note(&state.message)),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self
+            .shared
+            .recorder
+            .publish(&event, &snapshot.reference(&self.name))
+            .await
+        {
+            tracing::warn!(namespace = self.name, resource = %snapshot.id, %error, "the Event was not taken");
+        }
+    }
+}
+
+/// The KafkaCluster that a resource's topics are on.
+fn home(id: &Id, validation: &Validation) -> Option<String> {
+    match id.kind {
+        Kind::EventSource => validation
+            .sources
+            .get(&id.name)
+            .and_then(Outcome::ok)
+            .map(|source| source.cluster.clone()),
+        Kind::ContextView => validation
+            .views
+            .get(&id.name)
+            .and_then(Outcome::ok)
+            .map(|view| view.cluster.clone()),
+        Kind::Agent => validation
+            .agents
+            .get(&id.name)
+            .and_then(Outcome::ok)
+            .map(|agent| agent.cluster.clone()),
+        Kind::KafkaCluster | Kind::Model | Kind::ToolServer => None,
+    }
+}
+
+fn problem_of(error: &apply::Error) -> Problem {
+    let reason = match error {
+        apply::Error::NameTaken { .. } => Reason::NameTaken,
+        apply::Error::StillDeleting { .. } | apply::Error::Refused { .. } => {
+            Reason::ApiServerFailed
+        }
+    };
+    Problem {
+        reason,
+        path: "metadata.name".to_owned(),
+        message: Chain(error).to_string(),
+    }
+}
+
+/// An error with what caused it.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
