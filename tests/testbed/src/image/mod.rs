@@ -169,8 +169,8 @@ fn archive(image: &Image, layer: &[u8], out: impl Write) -> io::Result<String> {
             "size": bytes.len(),
         }))
     };
-    let layers = [blob("application/vnd.oci.image.layer.v1.tar", layer)?];
-    let configuration = configuration(image, layer)?;
+    let layer = blob("application/vnd.oci.image.layer.v1.tar", layer)?;
+    let configuration = configuration(image, &layer["digest"])?;
     let configuration = blob(
         "application/vnd.oci.image.config.v1+json",
         configuration.to_string().as_bytes(),
@@ -180,7 +180,7 @@ fn archive(image: &Image, layer: &[u8], out: impl Write) -> io::Result<String> {
         "schemaVersion": 2,
         "mediaType": manifest_type,
         "config": configuration,
-        "layers": layers,
+        "layers": [layer],
     });
     let mut descriptor = blob(manifest_type, manifest.to_string().as_bytes())?;
     let digest = descriptor["digest"].as_str().unwrap_or_default().to_owned();
@@ -203,7 +203,8 @@ fn archive(image: &Image, layer: &[u8], out: impl Write) -> io::Result<String> {
     Ok(digest)
 }
 
-fn configuration(image: &Image, layer: &[u8]) -> io::Result<serde_json::Value> {
+/// `layer` is the digest of its bytes as they are unpacked, which is how they are kept here anyway.
+fn configuration(image: &Image, layer: &serde_json::Value) -> io::Result<serde_json::Value> {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -223,7 +224,7 @@ fn configuration(image: &Image, layer: &[u8]) -> io::Result<serde_json::Value> {
             "Env": environment,
             "WorkingDir": "/",
         },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))] },
+        "rootfs": { "type": "layers", "diff_ids": [layer] },
     }))
 }
 
