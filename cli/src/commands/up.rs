@@ -1,0 +1,352 @@
+//! `headwater up`: pipelines on this machine, in one process.
+
+use super::OutputFormat;
+use crate::control::registry::{self, Running};
+use crate::control::server;
+use crate::error::Error;
+use crate::folder::{DEFAULT_NAMESPACE, events};
+use crate::gateway::{Gateway, now_ms};
+use crate::pipeline::{self, Pipeline, Place};
+use crate::project::{Project, Secrets};
+use crate::screen::{Screen, Show, counted};
+use crate::secrets::{Mounted, random_text};
+use crate::{dump, feed, hints};
+use headwater_operator::plan::Plan;
+use headwater_runtime::log::Log;
+use headwater_runtime::log::kafka::Kafka;
+use headwater_runtime::log::memory::Memory;
+use headwater_runtime::observe::Happening;
+use headwater_runtime::stage::Services;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+/// Run a folder of resources here: no cluster, and no Kafka unless you name one.
+///
+/// Starts every view and agent in this process, feeds events/<source>.ndjson, shows each run (what
+/// triggered it, what its prompt was assembled from, the answer) and then waits for `headwater send`
+/// and `headwater chat`. Ctrl-C ends it in order.
+///
+/// Secrets: the value of key api-key of Secret openai is taken from a Secret manifest in the folder, else
+/// from the variable HEADWATER_SECRET_OPENAI_API_KEY.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Folders (their .yaml, .yml and .json files, and events/) or files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Run on this Kafka, e.g. localhost:9092; TLS and SASL as the KafkaCluster says. Topics that are
+    /// missing are made, keep everything and take any timestamp. Without it the log is in memory.
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka: Option<String>,
+    /// Where `headwater send` and `chat` reach it; on this machine only. Port 0: any that is free.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// End with exit code 0 once every event is processed.
+    #[arg(long)]
+    until_idle: bool,
+    /// At the end, write each topic to DIR/<topic>.ndjson: partition, offset, timestamp, key, value, headers.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Have model NAME answered by an OpenAI-compatible server, e.g. chat=http://localhost:11434/v1#llama3.2,
+    /// the part after # being the server's name for the model. A key is taken from the variable
+    /// HEADWATER_SECRET_<NAME>_API_KEY.
+    #[arg(long, value_name = "NAME=URL")]
+    model: Vec<String>,
+    /// How much of each run is shown.
+    #[arg(long, value_enum, default_value_t)]
+    show: Show,
+    /// Text, or JSON: one object a line for events fed, runs, dead letters and failures.
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    if !arguments.listen.ip().is_loopback() {
+        return Err(Error::usage(format!(
+            "--listen: {} is not an address of this machine alone; use 127.0.0.1:PORT",
+            arguments.listen
+        )));
+    }
+    let project = Project::read(&arguments.paths, DEFAULT_NAMESPACE, Secrets::Here)?;
+    project.require_valid()?;
+    let place = arguments.kafka.clone().map_or(Place::Memory, Place::Kafka);
+    let mounted = Mounted::new()?;
+    let mut plans = project.plans(Some(&mounted.root().display().to_string()));
+    project.mount(&plans, &mounted)?;
+    pipeline::relocate(&mut plans, &place);
+    for model in &arguments.model {
+        point_model(&mut plans, model, &mounted)?;
+    }
+    let listener = TcpListener::bind(arguments.listen).map_err(|error| {
+        Error::failed(format!("cannot listen on {}: {error}; is another 'headwater up' running? Without --listen any free port is taken", arguments.listen))
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed(format!("cannot start the executor: {error}")))?;
+    let up = Up {
+        arguments,
+        project: &project,
+        plans: &plans,
+        place: &place,
+        screen: Arc::new(Screen::new(
+            arguments.show,
+            arguments.output == OutputFormat::Json,
+        )),
+    };
+    runtime.block_on(up.run(listener))
+}
+
+fn point_model(plans: &mut [Plan], argument: &str, mounted: &Mounted) -> Result<(), Error> {
+    let (name, url) = argument
+        .split_once('=')
+        .filter(|(_, url)| url.starts_with("http://") || url.starts_with("https://"))
+        .ok_or_else(|| {
+            Error::usage(format!(
+                "--model {argument}: write NAME=URL, e.g. chat=http://localhost:11434/v1"
+            ))
+        })?;
+    let key_file = crate::secrets::from_environment(name, "api-key").map(|key| {
+        let file = mounted.root().join(format!("model-{}", plans.len()));
+        let file = file.with_extension(data_encoding::HEXLOWER.encode(name.as_bytes()));
+        crate::secrets::private_file(&file, &key).map(|()| file.display().to_string())
+    });
+    let key_file = key_file.transpose()?;
+    pipeline::replace_model(plans, name, url, key_file.as_deref())
+}
+
+struct Up<'a> {
+    arguments: &'a Arguments,
+    project: &'a Project,
+    plans: &'a [Plan],
+    place: &'a Place,
+    screen: Arc<Screen>,
+}
+
+impl Up<'_> {
+    async fn run(&self, listener: TcpListener) -> Result<(), Error> {
+        let targets = self.targets()?;
+        let starts_runs = targets
+            .iter()
+            .map(|(name, target)| (name.clone(), target.starts_runs))
+            .collect();
+        let events = events::read(&self.project.folder.events, &starts_runs)?;
+        let batches = feed::batches(&events, &targets)?;
+        self.screen.start(&self.facts());
+
+        let log = self.open()?;
+        let topics =
+            tokio::task::block_in_place(|| pipeline::create_topics(&*log, self.plans, self.place))?;
+        let services = Services::new(Arc::clone(&log));
+        let shutdown = services.shutdown.clone();
+        let watcher = watch(services.observer.watch(), Arc::clone(&self.screen));
+        let pipeline = Pipeline::start(self.plans, &services, self.place)?;
+        drop(services);
+
+        let worked = tokio::select! {
+            worked = self.work(&pipeline, &log, &batches, listener, &events) => worked,
+            () = interrupted() => Ok(()),
+        };
+        shutdown.cancel();
+        pipeline.join().await;
+        // Ends with the last stage, after everything that stages told.
+        let _ = watcher.await;
+        worked?;
+        if let Some(folder) = &self.arguments.out {
+            let records = tokio::task::block_in_place(|| dump::write(&*log, &topics, folder))?;
+            self.screen.note(&format!(
+                "{} of {} written to {}",
+                counted(records, "record"),
+                counted(topics.len(), "topic"),
+                folder.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Ready, feed, and then wait for others' events, unless told to end.
+    async fn work(
+        &self,
+        pipeline: &Pipeline,
+        log: &Arc<dyn Log>,
+        batches: &[feed::Batch],
+        listener: TcpListener,
+        events: &[events::Event],
+    ) -> Result<(), Error> {
+        pipeline
+            .ready(|stage, problem| self.screen.problem(stage, problem))
+            .await?;
+        let gateway = Arc::new(Gateway::new(
+            Arc::clone(log),
+            self.project.directory(self.plans),
+        )?);
+        let mut writer = log.writer()?;
+        for batch in batches {
+            tokio::task::block_in_place(|| batch.write(&mut *writer))?;
+            self.screen.fed(&batch.fed);
+            pipeline.idle().await?;
+        }
+        drop(writer);
+        if self.arguments.until_idle {
+            return pipeline.idle().await;
+        }
+        let (running, _registration) = self.serve(listener, gateway)?;
+        self.screen
+            .waiting(&running.address, &hints::of(self.plans, events));
+        Err(pipeline.failure().await)
+    }
+
+    /// Opens the door and says where it is.
+    fn serve(
+        &self,
+        listener: TcpListener,
+        gateway: Arc<Gateway>,
+    ) -> Result<(Running, registry::Registration), Error> {
+        let cannot = |error: std::io::Error| {
+            Error::failed(format!(
+                "cannot listen on {}: {error}",
+                self.arguments.listen
+            ))
+        };
+        let address = listener.local_addr().map_err(cannot)?;
+        listener.set_nonblocking(true).map_err(cannot)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(cannot)?;
+        let running = Running {
+            address: address.to_string(),
+            token: random_text(32)?,
+            process: std::process::id(),
+            name: name_of(&self.arguments.paths),
+            started: now_ms(),
+        };
+        let router = server::router(gateway, &running.token, address.port());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let registration = registry::register(&registry::folder()?, &running)?;
+        Ok((running, registration))
+    }
+
+    fn open(&self) -> Result<Arc<dyn Log>, Error> {
+        let Place::Kafka(servers) = self.place else {
+            return Ok(Arc::new(Memory::new()));
+        };
+        let stages = || self.plans.iter().flat_map(|plan| &plan.stages);
+        let config = stages()
+            .next()
+            .map(|stage| stage.config.kafka.clone())
+            .unwrap_or_default();
+        if stages().any(|stage| stage.config.kafka != config) {
+            return Err(Error::refused(
+                "the resources name several KafkaClusters with different TLS or SASL; --kafka can take the place of one only",
+            ));
+        }
+        let config = headwater_engine::config::Kafka {
+            bootstrap_servers: vec![servers.clone()],
+            ..config
+        };
+        Ok(Arc::new(Kafka::open(&config, "headwater.up")?))
+    }
+
+    /// Sources by name, over all namespaces.
+    fn targets(&self) -> Result<BTreeMap<String, feed::Target>, Error> {
+        let mut targets = BTreeMap::new();
+        let directory = self.project.directory(self.plans);
+        for ((namespace, name), source) in &directory.sources {
+            let starts_runs = directory.agents.iter().any(|((other, _), stage)| {
+                other == namespace && matches!(&stage.role, headwater_engine::config::Role::Agent(agent) if agent.trigger.source == *name)
+            });
+            targets
+                .entry(name.clone())
+                .or_insert(feed::Target::new(source, starts_runs)?);
+        }
+        Ok(targets)
+    }
+
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let log = match self.place {
+            Place::Memory => "in memory, gone when this ends".to_owned(),
+            Place::Kafka(servers) => format!("Kafka at {servers}"),
+        };
+        let mut kinds: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for document in self
+            .project
+            .folder
+            .namespaces
+            .values()
+            .flat_map(|namespace| &namespace.documents)
+        {
+            kinds
+                .entry(&document.kind)
+                .or_default()
+                .push(&document.name);
+        }
+        let mut facts = vec![
+            ("headwater", format!("up {}", paths(&self.arguments.paths))),
+            ("log", log),
+        ];
+        for (kind, label) in [
+            ("EventSource", "sources"),
+            ("ContextView", "views"),
+            ("Agent", "agents"),
+            ("Model", "models"),
+        ] {
+            if let Some(names) = kinds.get(kind) {
+                facts.push((label, names.join(", ")));
+            }
+        }
+        facts
+    }
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The last part of the first path.
+fn name_of(paths: &[PathBuf]) -> String {
+    let path = paths.first().map_or(Path::new("."), PathBuf::as_path);
+    let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    whole.file_name().map_or_else(
+        || "up".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+/// Draws what stages tell, until the last of them ended.
+fn watch(
+    mut happenings: broadcast::Receiver<Arc<Happening>>,
+    screen: Arc<Screen>,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            match happenings.recv().await {
+                Ok(happening) => screen.happened(&happening),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    screen.note(&format!("… {missed} happenings were too fast to show"));
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    })
+}
+
+/// Ctrl-C, or the signal that service managers and Kubernetes send.
+pub(super) async fn interrupted() {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+}

@@ -1,0 +1,62 @@
+//! `headwater validate`: what the operator would say, before anything is applied.
+
+use super::{OutputFormat, print_json};
+use crate::error::Error;
+use crate::folder::DEFAULT_NAMESPACE;
+use crate::project::{Project, Secrets};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Check resources as the API server and the operator would, without either.
+///
+/// Prints one finding a line, as FILE:LINE:COLUMN: error: RESOURCE: FIELD: what is wrong and what to do
+/// [REASON], and exits with 1 if there is an error. It opens no connection and no file outside of PATH.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Folders (their .yaml, .yml and .json files) or files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Namespace of resources that name none.
+    #[arg(long, short, default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+    #[arg(long, value_enum, default_value_t)]
+    output: OutputFormat,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
+    let project = Project::read(&arguments.paths, &arguments.namespace, Secrets::Manifests)?;
+    let errors = project.error_count();
+    let resources: usize = project
+        .folder
+        .namespaces
+        .values()
+        .map(|namespace| namespace.documents.len())
+        .sum();
+    match arguments.output {
+        OutputFormat::Json => print_json(&json!({
+            "valid": errors == 0,
+            "files": project.folder.files,
+            "resources": resources,
+            "findings": project.findings,
+        }))?,
+        OutputFormat::Text => {
+            for finding in &project.findings {
+                println!("{finding}");
+            }
+        }
+    }
+    if errors > 0 {
+        let plural = if errors == 1 { "" } else { "s" };
+        return Err(Error::Findings(format!(
+            "{errors} error{plural} in {resources} resources"
+        )));
+    }
+    if arguments.output == OutputFormat::Text {
+        let plural = if project.folder.files == 1 { "" } else { "s" };
+        println!(
+            "{resources} resources in {} file{plural}: all can work",
+            project.folder.files
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Talks to a running `up`.
+
+use super::registry::Running;
+use super::{Answer, Ask, Problem, Send, Sent};
+use crate::error::Error;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+pub(crate) struct Client {
+    running: Running,
+    http: reqwest::Client,
+}
+
+/// Above what the `up` itself waits, so that its own message comes first.
+const SLACK: Duration = Duration::from_secs(10);
+
+impl Client {
+    pub(crate) fn new(running: Running) -> Result<Self, Error> {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(|error| Error::failed(format!("cannot make an HTTP client: {error}")))?;
+        Ok(Self { running, http })
+    }
+
+    pub(crate) async fn send(&self, event: &Send) -> Result<Sent, Error> {
+        self.post("send", event, Duration::from_secs(30)).await
+    }
+
+    pub(crate) async fn ask(&self, ask: &Ask) -> Result<Answer, Error> {
+        self.post("ask", ask, Duration::from_secs(ask.timeout_seconds))
+            .await
+    }
+
+    async fn post<Answer: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        wait: Duration,
+    ) -> Result<Answer, Error> {
+        let cannot = |error: reqwest::Error| {
+            let reason = if error.is_timeout() {
+                "it does not answer"
+            } else {
+                "the connection failed"
+            };
+            Error::failed(format!(
+                "cannot talk to 'up' of {} at {}: {reason}; is it still running?",
+                self.running.name, self.running.address
+            ))
+        };
+        let response = self
+            .http
+            .post(format!("http://{}/v1/{path}", self.running.address))
+            .bearer_auth(&self.running.token)
+            .timeout(wait + SLACK)
+            .json(body)
+            .send()
+            .await
+            .map_err(cannot)?;
+        if response.status().is_success() {
+            return response.json().await.map_err(cannot);
+        }
+        let status = response.status();
+        match response.json::<Problem>().await {
+            Ok(problem) if problem.failed => Err(Error::Failed(problem.message)),
+            Ok(problem) => Err(Error::Refused(problem.message)),
+            Err(_) => Err(Error::failed(format!(
+                "what listens at {} is no 'headwater up' of this version (HTTP {status})",
+                self.running.address
+            ))),
+        }
+    }
+}

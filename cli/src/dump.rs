@@ -1,0 +1,100 @@
+//! Topics as files: `<topic>.ndjson`, one record a line with partition, offset, timestamp, key, value
+//! and headers.
+//!
+//! Values that are JSON stand as JSON, other text as a string, and bytes that are no text as
+//! `{"base64": "..."}`. Only committed records are written, by partition and offset.
+
+use crate::error::Error;
+use headwater_engine::record::{Record, TopicPartition};
+use headwater_runtime::log::{Isolation, Log, Start};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Most time that reading a topic to its end may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Writes every topic that exists. Returns how many records there were.
+pub(crate) fn write(log: &dyn Log, topics: &[String], folder: &Path) -> Result<usize, Error> {
+    std::fs::create_dir_all(folder).map_err(|source| Error::file("create", folder, source))?;
+    let mut total = 0;
+    for topic in topics {
+        let Some(records) = read(log, topic)? else {
+            continue;
+        };
+        let mut text = String::new();
+        for (_, line) in &records {
+            text.push_str(&line.to_string());
+            text.push('\n');
+        }
+        total += records.len();
+        let file = folder.join(format!("{topic}.ndjson"));
+        std::fs::write(&file, text).map_err(|source| Error::file("write", &file, source))?;
+    }
+    Ok(total)
+}
+
+/// Every committed record of a topic, by partition and offset; `None` where there is no such topic.
+fn read(log: &dyn Log, topic: &str) -> Result<Option<BTreeMap<(i32, i64), Value>>, Error> {
+    let Some(Some(info)) = log.topics(&[topic.to_owned()])?.into_iter().next() else {
+        return Ok(None);
+    };
+    let partitions: Vec<_> = (0..info.partitions)
+        .map(|partition| TopicPartition::new(topic, partition))
+        .collect();
+    let ends = log.ends(&partitions)?;
+    let mut reader = log.reader(Isolation::ReadCommitted)?;
+    let starts: Vec<_> = partitions
+        .iter()
+        .map(|partition| (partition.clone(), Start::Earliest))
+        .collect();
+    reader.assign(&starts)?;
+    let mut lines = BTreeMap::new();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let behind = partitions.iter().zip(&ends).any(|(partition, end)| {
+            *end > 0
+                && reader
+                    .position(partition)
+                    .is_none_or(|position| position < *end)
+        });
+        if !behind {
+            return Ok(Some(lines));
+        }
+        if Instant::now() > deadline {
+            return Err(Error::failed(format!(
+                "topic '{topic}' could not be read to its end in {} s",
+                DEADLINE.as_secs()
+            )));
+        }
+        reader.poll(Duration::from_millis(100), &mut |record| {
+            lines.insert((record.partition, record.offset), line(record));
+        })?;
+    }
+}
+
+fn line(record: &Record<'_>) -> Value {
+    let headers: Map<String, Value> = record
+        .headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.map_or(Value::Null, text_or_bytes)))
+        .collect();
+    json!({
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": headwater_engine::time::rfc3339(record.timestamp),
+        "key": record.key.map_or(Value::Null, text_or_bytes),
+        "value": record.value.map_or(Value::Null, |value| {
+            serde_json::from_slice(value).unwrap_or_else(|_| text_or_bytes(value))
+        }),
+        "headers": headers,
+    })
+}
+
+fn text_or_bytes(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Value::String(text.to_owned()),
+        Err(_) => json!({ "base64": data_encoding::BASE64.encode(bytes) }),
+    }
+}

@@ -1,0 +1,433 @@
+//! Events and questions from outside, put on the log as their sources want them, and the answers.
+//!
+//! The same for a running `up`, where it stands behind the control endpoint, and for a Kafka that is
+//! talked to directly: it needs the log and the resources, never a stage in this process.
+
+use crate::control::{Answer, Ask, Output, Send, Sent};
+use crate::error::Error;
+use headwater_engine::agent::Agent;
+use headwater_engine::audit;
+use headwater_engine::config::{self, Format, Role, Stage};
+use headwater_engine::names::header;
+use headwater_engine::problem::did_you_mean;
+use headwater_engine::record::{NewRecord, Position, Record, TopicPartition};
+use headwater_engine::source::Source;
+use headwater_runtime::log::{Isolation, Log, Reader, Start, Writer};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long one poll waits for a record.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What there is to talk to.
+#[derive(Default)]
+pub(crate) struct Directory {
+    /// By namespace and name.
+    pub(crate) sources: BTreeMap<(String, String), config::Source>,
+    pub(crate) agents: BTreeMap<(String, String), Stage>,
+    /// Sources whose events have to have a key: views fold them by it.
+    pub(crate) keyed: BTreeSet<(String, String)>,
+}
+
+pub(crate) struct Gateway {
+    log: Arc<dyn Log>,
+    writer: Mutex<Box<dyn Writer>>,
+    directory: Directory,
+}
+
+impl Gateway {
+    pub(crate) fn new(log: Arc<dyn Log>, directory: Directory) -> Result<Self, Error> {
+        let writer = Mutex::new(log.writer()?);
+        Ok(Self {
+            log,
+            writer,
+            directory,
+        })
+    }
+
+    /// Puts an event on the log, if its source's schema and formats take it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for what the source does not take; the log's errors.
+    pub(crate) fn send(&self, event: &Send) -> Result<Sent, Error> {
+        let (id, source) = find(
+            "source",
+            &self.directory.sources,
+            event.namespace.as_deref(),
+            &event.source,
+        )?;
+        let value = event
+            .body
+            .as_ref()
+            .map(|body| parse(source, body))
+            .transpose()?;
+        let mut record = record(source, value.as_ref(), event.key.as_deref())?;
+        record.headers = event
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), Some(value.clone().into_bytes())))
+            .collect();
+        record.timestamp = event.timestamp;
+        if record.key.is_none() && (value.is_none() || self.directory.keyed.contains(id)) {
+            return Err(Error::refused(format!(
+                "an event of source '{}' needs a key, as views keep it by key; give one with --key",
+                source.name
+            )));
+        }
+        let position = self.write(&record)?;
+        Ok(Sent {
+            position: position.to_string(),
+            key: record
+                .key
+                .map(|key| String::from_utf8_lossy(&key).into_owned()),
+        })
+    }
+
+    /// Puts an event on the log that starts a run of the agent, and waits for the run to end.
+    ///
+    /// # Errors
+    /// As [`Gateway::send`]; [`Error::Failed`] if the run did not end in time.
+    pub(crate) fn ask(&self, ask: &Ask) -> Result<Answer, Error> {
+        let (_, stage) = find(
+            "agent",
+            &self.directory.agents,
+            ask.namespace.as_deref(),
+            &ask.agent,
+        )?;
+        let Role::Agent(agent) = &stage.role else {
+            return Err(Error::internal("the agent's stage is not one"));
+        };
+        let source = stage
+            .sources
+            .get(&agent.trigger.source)
+            .ok_or_else(|| Error::internal("the trigger's source is missing"))?;
+        let value = compose(source, ask)?;
+        let mut record = record(source, Some(&value), ask.key.as_deref())?;
+        if record.key.is_none() {
+            record.key = Some(key_bytes(source, &ask.fallback_key));
+        }
+        let runs_it = starts_run(stage, &record)?;
+        let deadline = Instant::now() + Duration::from_secs(ask.timeout_seconds);
+        let mut waiting = Waiting::begin(&*self.log, agent)?;
+        let position = self.write(&record)?;
+        if !runs_it {
+            return Ok(Answer {
+                position: position.to_string(),
+                run: None,
+                outcome: "Filtered".to_owned(),
+                message: Some(format!(
+                    "the trigger's filter of agent '{}' leaves this event out",
+                    agent.name
+                )),
+                outputs: Vec::new(),
+            });
+        }
+        let run = waiting.run(&position, deadline)?.ok_or_else(|| {
+            Error::failed(format!(
+                "agent '{}' did not end its run for {position} in {} s; is it running, and is its model?",
+                agent.name, ask.timeout_seconds
+            ))
+        })?;
+        let outputs = waiting.outputs(&*self.log, agent, &position, deadline)?;
+        Ok(Answer {
+            position: position.to_string(),
+            outcome: format!("{:?}", run.outcome),
+            message: run
+                .failure
+                .map(|failure| format!("{}: {}", failure.reason, failure.message)),
+            run: Some(run.run),
+            outputs,
+        })
+    }
+
+    fn write(&self, record: &NewRecord) -> Result<Position, Error> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = writer.write(std::slice::from_ref(record))?;
+        let (partition, offset) = written
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::internal("the log gave no position"))?;
+        Ok(Position {
+            topic: partition.topic,
+            partition: partition.partition,
+            offset,
+        })
+    }
+}
+
+/// The one of this name, in the namespace if one is given.
+fn find<'a, T>(
+    what: &str,
+    all: &'a BTreeMap<(String, String), T>,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<(&'a (String, String), &'a T), Error> {
+    let mut found = all.iter().filter(|((other, own), _)| {
+        own == name && namespace.is_none_or(|namespace| namespace == other)
+    });
+    let first = found.next();
+    match (first, found.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => Err(Error::refused(format!(
+            "there is a {what} '{name}' in several namespaces; say which with --namespace"
+        ))),
+        _ => {
+            let names: BTreeSet<&str> = all.keys().map(|(_, name)| name.as_str()).collect();
+            let hint = match did_you_mean(name, names.iter().copied()) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None if names.is_empty() => "there is none".to_owned(),
+                None => format!(
+                    "there are: {}",
+                    names.into_iter().collect::<Vec<_>>().join(", ")
+                ),
+            };
+            Err(Error::refused(format!(
+                "there is no {what} '{name}'; {hint}"
+            )))
+        }
+    }
+}
+
+/// A body as people type it, in the source's format.
+fn parse(source: &config::Source, body: &str) -> Result<Value, Error> {
+    match source.format {
+        Format::Text => Ok(Value::String(body.to_owned())),
+        Format::Json => serde_json::from_str(body).map_err(|error| {
+            Error::refused(format!(
+                "source '{}' takes JSON, and this is none: {error}",
+                source.name
+            ))
+        }),
+    }
+}
+
+/// An event of a chat: the JSON given with the text as its field `text`, or the text alone.
+fn compose(source: &config::Source, ask: &Ask) -> Result<Value, Error> {
+    match (source.format, &ask.with, &ask.text) {
+        (Format::Text, _, Some(text)) => Ok(Value::String(text.clone())),
+        (Format::Json, Value::Object(with), Some(text)) => {
+            let mut event = with.clone();
+            event.insert("text".to_owned(), Value::String(text.clone()));
+            Ok(Value::Object(event))
+        }
+        (Format::Json, with, None) if !with.is_null() => Ok(with.clone()),
+        (Format::Json, Value::Null, Some(text)) => Ok(serde_json::json!({ "text": text })),
+        _ => Err(Error::refused(
+            "--with takes a JSON object, e.g. --with '{\"customer_id\": \"c-1\"}'",
+        )),
+    }
+}
+
+/// The record of an event, its key from the source's expression where none is given.
+fn record(
+    source: &config::Source,
+    value: Option<&Value>,
+    key: Option<&str>,
+) -> Result<NewRecord, Error> {
+    let bytes = value.map(|value| match (source.format, value) {
+        (Format::Text, Value::String(text)) => text.clone().into_bytes(),
+        _ => value.to_string().into_bytes(),
+    });
+    let mut record = NewRecord {
+        topic: source.topic.clone(),
+        key: key.map(|key| key_bytes(source, key)),
+        value: bytes,
+        ..NewRecord::default()
+    };
+    let compiled = Source::compile(source).map_err(|error| Error::refused(error.to_string()))?;
+    let event = compiled.decode(&borrowed(&record)).map_err(|fault| {
+        Error::refused(format!(
+            "source '{}' does not take this event: {}: {}",
+            source.name, fault.reason, fault.message
+        ))
+    })?;
+    if record.key.is_none() {
+        record.key = event
+            .key
+            .as_ref()
+            .map(|key| key_bytes(source, key.as_str()));
+    }
+    Ok(record)
+}
+
+/// A key that is typed is text; where keys are JSON it is put in quotes unless it is JSON already.
+fn key_bytes(source: &config::Source, key: &str) -> Vec<u8> {
+    match source.key_format {
+        Format::Json if serde_json::from_str::<Value>(key).is_err() => {
+            Value::String(key.to_owned()).to_string().into_bytes()
+        }
+        _ => key.as_bytes().to_vec(),
+    }
+}
+
+/// The record as a stage would read it, from a place that no log has.
+fn borrowed(record: &NewRecord) -> Record<'_> {
+    Record {
+        topic: &record.topic,
+        partition: 0,
+        offset: 0,
+        timestamp: record.timestamp.unwrap_or_else(now_ms),
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &[],
+    }
+}
+
+pub(crate) fn now_ms() -> i64 {
+    use headwater_runtime::clock::{Clock, System};
+    System.now_ms()
+}
+
+fn starts_run(stage: &Stage, record: &NewRecord) -> Result<bool, Error> {
+    let agent = Agent::compile(stage).map_err(|error| Error::refused(error.to_string()))?;
+    let trigger = agent.trigger(&borrowed(record)).map_err(|fault| {
+        Error::refused(format!(
+            "the event cannot start a run: {}: {}",
+            fault.reason, fault.message
+        ))
+    })?;
+    Ok(trigger.is_some())
+}
+
+/// A reader of an agent's runs and outputs, from before the trigger was written.
+struct Waiting {
+    reader: Box<dyn Reader>,
+    runs: String,
+    partitions: Vec<TopicPartition>,
+    found: BTreeMap<(String, i32, i64), (String, Value)>,
+    finished: Vec<audit::Record>,
+}
+
+impl Waiting {
+    fn begin(log: &dyn Log, agent: &config::Agent) -> Result<Self, Error> {
+        let runs = agent.topics.runs.clone();
+        let mut topics: BTreeSet<String> = agent
+            .outputs
+            .iter()
+            .map(|output| output.topic.clone())
+            .collect();
+        topics.insert(runs.clone());
+        let topics: Vec<String> = topics.into_iter().collect();
+        let mut partitions = Vec::new();
+        for (topic, info) in topics.iter().zip(log.topics(&topics)?) {
+            let info = info.ok_or_else(|| {
+                Error::failed(format!(
+                    "topic '{topic}' does not exist; is the pipeline applied to this Kafka?"
+                ))
+            })?;
+            partitions.extend(
+                (0..info.partitions)
+                    .map(|partition| TopicPartition::new(topic.as_str(), partition)),
+            );
+        }
+        let ends = log.ends(&partitions)?;
+        let mut reader = log.reader(Isolation::ReadCommitted)?;
+        let starts: Vec<_> = partitions
+            .iter()
+            .cloned()
+            .zip(ends)
+            .map(|(partition, end)| (partition, Start::Offset(end)))
+            .collect();
+        reader.assign(&starts)?;
+        Ok(Self {
+            reader,
+            runs,
+            partitions,
+            found: BTreeMap::new(),
+            finished: Vec::new(),
+        })
+    }
+
+    fn poll(&mut self) -> Result<(), Error> {
+        let Self {
+            reader,
+            runs,
+            found,
+            finished,
+            ..
+        } = self;
+        reader.poll(POLL, &mut |record| {
+            if record.topic == runs {
+                finished.extend(
+                    record
+                        .value
+                        .and_then(|value| serde_json::from_slice::<audit::Record>(value).ok()),
+                );
+            } else if let (Some(trigger), Some(value)) =
+                (record.header(header::TRIGGER), record.value)
+            {
+                let at = (record.topic.to_owned(), record.partition, record.offset);
+                let value = serde_json::from_slice(value)
+                    .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(value).into_owned()));
+                found.insert(at, (String::from_utf8_lossy(trigger).into_owned(), value));
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The record of the trigger's run; `None` if there is none before the deadline.
+    fn run(
+        &mut self,
+        trigger: &Position,
+        deadline: Instant,
+    ) -> Result<Option<audit::Record>, Error> {
+        loop {
+            if let Some(run) = self
+                .finished
+                .drain(..)
+                .find(|run| run.trigger.position == *trigger)
+            {
+                return Ok(Some(run));
+            }
+            if Instant::now() > deadline {
+                return Ok(None);
+            }
+            self.poll()?;
+        }
+    }
+
+    /// What the run wrote. It was committed with the run's record, but partitions show a commit one by
+    /// one: what was there when the record was seen has to be read.
+    fn outputs(
+        mut self,
+        log: &dyn Log,
+        agent: &config::Agent,
+        trigger: &Position,
+        deadline: Instant,
+    ) -> Result<Vec<Output>, Error> {
+        let ends = log.ends(&self.partitions)?;
+        while Instant::now() <= deadline {
+            let Self {
+                reader, partitions, ..
+            } = &mut self;
+            let there = partitions.iter().zip(&ends).all(|(partition, end)| {
+                reader
+                    .position(partition)
+                    .is_some_and(|position| position >= *end)
+            });
+            if there {
+                break;
+            }
+            self.poll()?;
+        }
+        let trigger = trigger.to_string();
+        let outputs = self
+            .found
+            .into_iter()
+            .filter(|(_, (own, _))| *own == trigger);
+        Ok(outputs
+            .map(|((topic, partition, offset), (_, value))| Output {
+                source: agent
+                    .outputs
+                    .iter()
+                    .find(|output| output.topic == topic)
+                    .map(|output| output.source.clone())
+                    .unwrap_or_default(),
+                position: format!("{topic}-{partition}-{offset}"),
+                value,
+            })
+            .collect())
+    }
+}
