@@ -43,17 +43,6 @@ pub struct Source {
     pub deletion: DeletionPolicy,
 }
 
-impl Source {
-    /// Whether Kafka keeps the newest record of every key, for ever, as far as the resources say.
-    pub fn compacted(&self) -> bool {
-        self.management == Management::Create
-            && self
-                .topic_config
-                .get("cleanup.policy")
-                .is_some_and(|policy| policy.trim() == "compact")
-    }
-}
-
 /// A ContextView.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {

@@ -128,19 +128,18 @@ pub(super) fn check(
     // Compiling against a part of the sources would report errors that are none.
     let complete = from.iter().all(|part| configs.contains_key(&part.source));
     let namespace = &context.resources.namespace;
-    let choice = Input::choose(&from, &fold, &used);
+    let choice = Input::choose(&from, &used);
     let generation = generation(&from, &fold, &configs, matches!(choice, Input::Own(_)));
-    let state_topic = (!matches!(choice, Input::Direct(_)))
-        .then(|| topics::state_topic(namespace, name, &generation));
+    let state_topic = topics::state_topic(namespace, name, &generation);
     let input = match &choice {
-        Input::Direct(topic) | Input::Source(topic) => config::Input::Source {
+        Input::Source(topic) => config::Input::Source {
             topic: topic.clone(),
         },
         Input::Own(_) => config::Input::Own {
             topic: topics::input_topic(namespace, name, &generation),
         },
     };
-    let why = why(&choice, &input, state_topic.as_deref(), &indexes);
+    let why = why(&choice, &input, &state_topic, &indexes);
     let config = config::View {
         name: name.to_owned(),
         generation,
@@ -148,7 +147,7 @@ pub(super) fn check(
         fold,
         indexes,
         input,
-        state_topic,
+        state_topic: Some(state_topic),
         dead_topic: topics::dead_topic(namespace, topics::Owner::View, name),
     };
     if complete {
@@ -167,8 +166,6 @@ pub(super) fn check(
 
 /// Which log the view folds.
 enum Input {
-    /// The source's topic, which is also the state: compacted, and nothing is left out of it.
-    Direct(String),
     /// The source's topic.
     Source(String),
     /// A topic of the view's own, because of this.
@@ -178,7 +175,6 @@ enum Input {
 impl Input {
     fn choose(
         from: &[config::From],
-        fold: &config::Fold,
         sources: &BTreeMap<String, &Source>,
     ) -> Self {
         let [part] = from else {
@@ -203,18 +199,8 @@ impl Input {
                 key.trim()
             ));
         }
-        let replaces = matches!(
-            fold,
-            config::Fold::Latest {
-                merge: config::Merge::Replace
-            }
-        );
-        let topic = source.config.topic.clone();
-        if source.compacted() && replaces && part.filter.is_none() {
-            Self::Direct(topic)
-        } else {
-            Self::Source(topic)
-        }
+        // A compacted source could be the state itself, but then nobody would keep its bad records.
+        Self::Source(source.config.topic.clone())
     }
 }
 
@@ -222,13 +208,10 @@ impl Input {
 fn why(
     choice: &Input,
     input: &config::Input,
-    state: Option<&str>,
+    state: &str,
     indexes: &[config::Index],
 ) -> Vec<String> {
     let mut lines = vec![match choice {
-        Input::Direct(topic) => format!(
-            "folded from {topic}, which is compacted and so holds the whole state: no stage and no topic of the view's own, readers restore from it"
-        ),
         Input::Source(topic) => {
             format!("folded from {topic}: one source, and its records' key is the view's")
         }
@@ -237,9 +220,7 @@ fn why(
             input.topic()
         ),
     }];
-    if let Some(state) = state {
-        lines.push(format!("the view's stage writes changed rows and marks to {state}, so that readers restore from there and not from the beginning"));
-    }
+    lines.push(format!("the view's stage writes changed rows and marks to {state}, so that readers restore from there and not from the beginning"));
     for index in indexes {
         lines.push(match &index.key {
             config::IndexKey::One(key) => format!("index {}: a row is under `{key}`", index.name),
