@@ -37,8 +37,24 @@ pub(crate) fn write(log: &dyn Log, topics: &[String], folder: &Path) -> Result<u
 
 /// Every committed record of a topic, by partition and offset; `None` where there is no such topic.
 fn read(log: &dyn Log, topic: &str) -> Result<Option<BTreeMap<(i32, i64), Value>>, Error> {
+    let mut lines = BTreeMap::new();
+    let found = scan(log, topic, &mut |record| {
+        lines.insert((record.partition, record.offset), line(record));
+    })?;
+    Ok(found.then_some(lines))
+}
+
+/// Hands over every committed record that a topic holds now; false where there is no such topic.
+///
+/// # Errors
+/// The log's, and [`Error::Failed`] if it does not come to its end in time.
+pub(crate) fn scan(
+    log: &dyn Log,
+    topic: &str,
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<bool, Error> {
     let Some(Some(info)) = log.topics(&[topic.to_owned()])?.into_iter().next() else {
-        return Ok(None);
+        return Ok(false);
     };
     let partitions: Vec<_> = (0..info.partitions)
         .map(|partition| TopicPartition::new(topic, partition))
@@ -50,7 +66,6 @@ fn read(log: &dyn Log, topic: &str) -> Result<Option<BTreeMap<(i32, i64), Value>
         .map(|partition| (partition.clone(), Start::Earliest))
         .collect();
     reader.assign(&starts)?;
-    let mut lines = BTreeMap::new();
     let deadline = Instant::now() + DEADLINE;
     loop {
         let behind = partitions.iter().zip(&ends).any(|(partition, end)| {
@@ -60,7 +75,7 @@ fn read(log: &dyn Log, topic: &str) -> Result<Option<BTreeMap<(i32, i64), Value>
                     .is_none_or(|position| position < *end)
         });
         if !behind {
-            return Ok(Some(lines));
+            return Ok(true);
         }
         if Instant::now() > deadline {
             return Err(Error::failed(format!(
@@ -68,9 +83,7 @@ fn read(log: &dyn Log, topic: &str) -> Result<Option<BTreeMap<(i32, i64), Value>
                 DEADLINE.as_secs()
             )));
         }
-        reader.poll(Duration::from_millis(100), &mut |record| {
-            lines.insert((record.partition, record.offset), line(record));
-        })?;
+        reader.poll(Duration::from_millis(100), on)?;
     }
 }
 

@@ -3,7 +3,8 @@
 //! The same for a running `up`, where it stands behind the control endpoint, and for a Kafka that is
 //! talked to directly: it needs the log and the resources, never a stage in this process.
 
-use crate::control::{Answer, Ask, Output, Send, Sent};
+use crate::control::{Answer, Ask, Output, Past, Send, Sent};
+use crate::dump;
 use crate::error::Error;
 use headwater_engine::agent::Agent;
 use headwater_engine::audit;
@@ -142,6 +143,37 @@ impl Gateway {
         })
     }
 
+    /// The last runs of an agent, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for an agent that there is not; the log's errors.
+    pub(crate) fn past(&self, past: &Past) -> Result<Vec<audit::Record>, Error> {
+        let (_, stage) = find(
+            "agent",
+            &self.directory.agents,
+            past.namespace.as_deref(),
+            &past.agent,
+        )?;
+        let Role::Agent(agent) = &stage.role else {
+            return Err(Error::internal("the agent's stage is not one"));
+        };
+        let limit = usize::try_from(past.limit).unwrap_or(usize::MAX);
+        let mut runs: Vec<audit::Record> = Vec::new();
+        dump::scan(&*self.log, &agent.topics.runs, &mut |record| {
+            runs.extend(
+                record
+                    .value
+                    .and_then(|value| serde_json::from_slice(value).ok()),
+            );
+            // A topic may hold a week of runs: those that can be among the last are kept.
+            if runs.len() >= limit.saturating_mul(2).max(1_024) {
+                last(&mut runs, limit);
+            }
+        })?;
+        last(&mut runs, limit);
+        Ok(runs)
+    }
+
     fn write(&self, record: &NewRecord) -> Result<Position, Error> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let written = writer.write(std::slice::from_ref(record))?;
@@ -155,6 +187,12 @@ impl Gateway {
             offset,
         })
     }
+}
+
+/// Keeps the newest, oldest first.
+fn last(runs: &mut Vec<audit::Record>, limit: usize) {
+    runs.sort_by_key(|run| (run.finished_at, run.trigger.position.offset));
+    runs.drain(..runs.len().saturating_sub(limit));
 }
 
 /// The one of this name, in the namespace if one is given.

@@ -15,6 +15,7 @@ mod finding;
 mod folder;
 mod gateway;
 mod hints;
+mod logging;
 mod pipeline;
 mod project;
 mod screen;

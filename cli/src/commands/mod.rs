@@ -3,13 +3,17 @@
 mod chat;
 mod crds;
 mod explain;
+mod operator;
+mod prompts;
 mod send;
+mod stage;
 mod target;
 mod up;
 mod validate;
 
 use crate::error::Error;
 use clap::{Parser, Subcommand, ValueEnum};
+use headwater_engine::names::Owner;
 
 /// Streaming AI pipelines: prompts as fresh as the log, and able to prove it.
 #[derive(Debug, Parser)]
@@ -36,9 +40,15 @@ enum Command {
     Up(up::Arguments),
     Chat(chat::Arguments),
     Send(send::Arguments),
+    Prompts(prompts::Arguments),
     Validate(validate::Arguments),
     Explain(explain::Arguments),
     Crds(crds::Arguments),
+    Operator(operator::Arguments),
+    /// Run the stage of one view; what its pods run.
+    View(stage::Arguments),
+    /// Run the stage of one agent; what its pods run.
+    Agent(stage::Arguments),
 }
 
 /// How a command prints what it has to say.
@@ -56,9 +66,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Up(arguments) => up::run(&arguments),
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
+        Command::Prompts(arguments) => prompts::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
+        Command::Operator(arguments) => operator::run(arguments),
+        Command::View(arguments) => stage::run(&arguments, Owner::View),
+        Command::Agent(arguments) => stage::run(&arguments, Owner::Agent),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use crate::control::client::Client;
 use crate::control::registry;
-use crate::control::{Answer, Ask, Send, Sent};
+use crate::control::{Answer, Ask, Past, Send, Sent};
 use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
 use crate::gateway::Gateway;
 use crate::pipeline::{self, Place};
 use crate::project::{Project, Secrets};
 use crate::secrets::Mounted;
+use headwater_engine::audit;
 use headwater_runtime::log::kafka::Kafka;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,6 +82,15 @@ impl Target {
             Self::Up(client) => client.send(&event).await,
             Self::Kafka { gateway, .. } => {
                 blocking(gateway, move |gateway| gateway.send(&event)).await
+            }
+        }
+    }
+
+    pub(crate) async fn past(&self, past: Past) -> Result<Vec<audit::Record>, Error> {
+        match self {
+            Self::Up(client) => client.past(&past).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.past(&past)).await
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::pipeline::{self, Pipeline, Place};
 use crate::project::{Project, Secrets};
 use crate::screen::{Screen, Show, counted};
 use crate::secrets::{Mounted, random_text};
-use crate::{dump, feed, hints};
+use crate::{dump, feed, hints, logging};
 use headwater_operator::plan::Plan;
 use headwater_runtime::log::Log;
 use headwater_runtime::log::kafka::Kafka;
@@ -70,6 +70,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
             arguments.listen
         )));
     }
+    logging::for_terminal()?;
     let project = Project::read(&arguments.paths, DEFAULT_NAMESPACE, Secrets::Here)?;
     project.require_valid()?;
     let place = arguments.kafka.clone().map_or(Place::Memory, Place::Kafka);

@@ -1,8 +1,9 @@
 //! Talks to a running `up`.
 
 use super::registry::Running;
-use super::{Answer, Ask, Problem, Send, Sent};
+use super::{Answer, Ask, Past, Problem, Send, Sent};
 use crate::error::Error;
+use headwater_engine::audit;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
@@ -32,6 +33,10 @@ impl Client {
     pub(crate) async fn ask(&self, ask: &Ask) -> Result<Answer, Error> {
         self.post("ask", ask, Duration::from_secs(ask.timeout_seconds))
             .await
+    }
+
+    pub(crate) async fn past(&self, past: &Past) -> Result<Vec<audit::Record>, Error> {
+        self.post("past", past, Duration::from_secs(30)).await
     }
 
     async fn post<Answer: DeserializeOwned>(

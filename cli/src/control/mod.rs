@@ -70,6 +70,14 @@ pub(crate) struct Output {
     pub(crate) value: Value,
 }
 
+/// The last runs of an agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Past {
+    pub(crate) namespace: Option<String>,
+    pub(crate) agent: String,
+    pub(crate) limit: u32,
+}
+
 /// Why it was not done: a sentence that says what to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Problem {

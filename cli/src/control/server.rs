@@ -1,6 +1,6 @@
 //! Serves the door: checks who comes, hands over to the [`Gateway`].
 
-use super::{Ask, Problem, Send};
+use super::{Ask, Past, Problem, Send};
 use crate::error::Error;
 use crate::gateway::Gateway;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -31,6 +31,7 @@ pub(crate) fn router(gateway: Arc<Gateway>, token: &str, port: u16) -> Router {
     Router::new()
         .route("/v1/send", post(send))
         .route("/v1/ask", post(ask))
+        .route("/v1/past", post(past))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(from_fn_with_state(door.clone(), check))
         .with_state(door)
@@ -75,6 +76,10 @@ async fn send(State(door): State<Door>, Json(event): Json<Send>) -> Response {
 
 async fn ask(State(door): State<Door>, Json(ask): Json<Ask>) -> Response {
     answer(door.gateway, move |gateway| gateway.ask(&ask)).await
+}
+
+async fn past(State(door): State<Door>, Json(past): Json<Past>) -> Response {
+    answer(door.gateway, move |gateway| gateway.past(&past)).await
 }
 
 /// The gateway waits for the log, so it has a thread of its own.

@@ -10,8 +10,10 @@ mod words;
 use crate::error::Error;
 use crate::terminal::{Style, Terminal, clean, fit};
 use clap::ValueEnum;
+use headwater_engine::audit::Record;
 use headwater_runtime::observe::Happening;
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -36,6 +38,8 @@ pub(crate) struct Screen {
     json: bool,
     /// Held while something is printed, so that blocks do not mix.
     lock: Mutex<()>,
+    /// Paragraphs of the last prompt of each agent.
+    seen: Mutex<BTreeMap<String, BTreeSet<String>>>,
 }
 
 /// Events that were fed from a source's file.
@@ -53,6 +57,7 @@ impl Screen {
             show,
             json,
             lock: Mutex::new(()),
+            seen: Mutex::default(),
         }
     }
 
@@ -141,14 +146,7 @@ impl Screen {
                 record,
                 milliseconds,
                 ..
-            } => match self.show {
-                Show::Brief => run::brief(record, *milliseconds, &self.terminal),
-                _ => format!(
-                    "{}{}",
-                    self.rule(&run::title(record)),
-                    run::whole(record, Some(*milliseconds), self.show, &self.terminal)
-                ),
-            },
+            } => self.run(record, Some(*milliseconds)),
             Happening::RunRetried {
                 agent,
                 attempt,
@@ -179,21 +177,24 @@ impl Screen {
         self.print(&text);
     }
 
+    fn run(&self, record: &Record, milliseconds: Option<u64>) -> String {
+        if self.show == Show::Brief {
+            return run::brief(record, milliseconds, &self.terminal);
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.entry(record.agent.clone()).or_default();
+        let whole = run::whole(record, milliseconds, self.show, &self.terminal, seen);
+        format!("{}{whole}", self.rule(&run::title(record)))
+    }
+
     /// A run from the past.
-    pub(crate) fn past_run(&self, record: &headwater_engine::audit::Record) -> Result<(), Error> {
+    pub(crate) fn past_run(&self, record: &Record) -> Result<(), Error> {
         if self.json {
             let value =
                 serde_json::to_value(record).map_err(|error| Error::internal(error.to_string()))?;
             self.print_json(&value);
         } else {
-            let text = match self.show {
-                Show::Brief => run::brief(record, 0, &self.terminal),
-                _ => format!(
-                    "{}{}",
-                    self.rule(&run::title(record)),
-                    run::whole(record, None, self.show, &self.terminal)
-                ),
-            };
+            let text = self.run(record, None);
             self.print(&text);
         }
         Ok(())

@@ -1,11 +1,13 @@
 //! A prompt on the screen: its shape at a glance, or whole.
 //!
 //! A long prompt is shortened part by part: of each paragraph the first lines stand, and how many
-//! follow, so that every section is seen and none pushes the others out.
+//! follow, so that every section is seen and none pushes the others out. Paragraphs that stood alike
+//! in the run before are only counted: what is new is what there is to see.
 
 use super::Show;
 use crate::terminal::{Style, Terminal, clean, fit, wrap};
-use headwater_engine::model::Message;
+use headwater_engine::model::{Message, Role};
+use std::collections::BTreeSet;
 
 /// Lines that are shown of a paragraph.
 const OF_PARAGRAPH: usize = 4;
@@ -15,17 +17,33 @@ const OF_MESSAGE: usize = 48;
 const MARGIN: usize = 14;
 
 /// The messages, each line behind its role and a bar.
-pub(super) fn lines(messages: &[Message], show: Show, terminal: &Terminal) -> String {
+///
+/// `seen` holds the paragraphs of the run before, and afterwards those of this one.
+pub(super) fn lines(
+    messages: &[Message],
+    show: Show,
+    terminal: &Terminal,
+    seen: &mut BTreeSet<String>,
+) -> String {
+    let before = std::mem::take(seen);
     let mut text = String::new();
     let bar = terminal.paint(Style::Accent, "│");
     let mut left_out = false;
     for message in messages {
         let content = clean(&message.content, true);
+        if message.role == Role::System {
+            seen.extend(paragraphs(content.trim_end()).map(str::to_owned));
+        }
         let width = terminal.width.saturating_sub(MARGIN);
         let lines = match show {
             Show::Full => wrap(content.trim_end(), width),
             _ => {
-                let (lines, cut) = shorten(content.trim_end(), width);
+                let known = if message.role == Role::System {
+                    &before
+                } else {
+                    &BTreeSet::new()
+                };
+                let (lines, cut) = shorten(content.trim_end(), width, known);
                 left_out |= cut;
                 lines
             }
@@ -54,17 +72,33 @@ pub(super) fn lines(messages: &[Message], show: Show, terminal: &Terminal) -> St
     text
 }
 
-/// The first lines of each paragraph, each cut to the width; and whether anything was left out.
-fn shorten(content: &str, width: usize) -> (Vec<String>, bool) {
-    let mut lines = Vec::new();
-    let mut cut = false;
-    let mut paragraphs = content
+fn paragraphs(content: &str) -> impl Iterator<Item = &str> {
+    content
         .split("\n\n")
-        .map(str::trim_end)
+        .map(|paragraph| paragraph.trim_end().trim_start_matches('\n'))
         .filter(|paragraph| !paragraph.is_empty())
-        .peekable();
-    while let Some(paragraph) = paragraphs.next() {
-        let all: Vec<&str> = paragraph.trim_start_matches('\n').lines().collect();
+}
+
+/// The first lines of each paragraph that was not there before, each cut to the width; and whether
+/// anything was left out.
+fn shorten(content: &str, width: usize, before: &BTreeSet<String>) -> (Vec<String>, bool) {
+    let mut lines: Vec<String> = Vec::new();
+    let mut cut = false;
+    let mut alike = 0;
+    for paragraph in paragraphs(content) {
+        if before.contains(paragraph) {
+            alike += 1;
+            continue;
+        }
+        note_alike(&mut lines, &mut alike);
+        if lines.len() >= OF_MESSAGE {
+            lines.push("…".to_owned());
+            return (lines, true);
+        }
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        let all: Vec<&str> = paragraph.lines().collect();
         // One line more is not worth a note that it was left out.
         let shown = if all.len() <= OF_PARAGRAPH + 1 {
             all.len()
@@ -79,15 +113,18 @@ fn shorten(content: &str, width: usize) -> (Vec<String>, bool) {
             cut = true;
             lines.push(format!("… {} more lines", all.len() - shown));
         }
-        if lines.len() >= OF_MESSAGE && paragraphs.peek().is_some() {
-            lines.push("…".to_owned());
-            return (lines, true);
-        }
-        if paragraphs.peek().is_some() {
-            lines.push(String::new());
-        }
     }
+    cut |= alike > 0;
+    note_alike(&mut lines, &mut alike);
     (lines, cut)
+}
+
+fn note_alike(lines: &mut Vec<String>, alike: &mut usize) {
+    match std::mem::take(alike) {
+        0 => {}
+        1 => lines.push("… 1 part as in the run before".to_owned()),
+        count => lines.push(format!("… {count} parts as in the run before")),
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +134,7 @@ mod tests {
     #[test]
     fn every_paragraph_is_seen() {
         let content = "# Rules\n1\n2\n3\n4\n5\n\n\n# Data\n- a very long line indeed\n";
-        let (lines, cut) = shorten(content, 12);
+        let (lines, cut) = shorten(content, 12, &BTreeSet::new());
         assert_eq!(
             lines,
             [
@@ -112,9 +149,23 @@ mod tests {
             ]
         );
         assert!(cut);
+        let short = vec!["one".to_owned(), "two".to_owned()];
+        assert_eq!(shorten("one\ntwo", 12, &BTreeSet::new()), (short, false));
+    }
+
+    #[test]
+    fn what_stood_alike_before_is_counted() {
+        let before = ["a", "b", "d"].map(str::to_owned).into();
+        let (lines, cut) = shorten("a\n\nb\n\nc\n\nd", 12, &before);
         assert_eq!(
-            shorten("one\ntwo", 12),
-            (vec!["one".to_owned(), "two".to_owned()], false)
+            lines,
+            [
+                "… 2 parts as in the run before",
+                "",
+                "c",
+                "… 1 part as in the run before"
+            ]
         );
+        assert!(cut);
     }
 }

@@ -5,6 +5,7 @@ use super::{Show, prompt};
 use crate::terminal::{Style, Terminal, clean, fit, wrap};
 use headwater_engine::audit::{Outcome, Record, Slot};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// Columns that labels take.
 const LABEL: usize = 11;
@@ -21,7 +22,7 @@ pub(super) fn title(record: &Record) -> String {
 }
 
 /// One line.
-pub(super) fn brief(record: &Record, milliseconds: u64, terminal: &Terminal) -> String {
+pub(super) fn brief(record: &Record, milliseconds: Option<u64>, terminal: &Terminal) -> String {
     let what = match (
         &record.failure,
         record
@@ -33,12 +34,10 @@ pub(super) fn brief(record: &Record, milliseconds: u64, terminal: &Terminal) -> 
         (None, Some(answer)) => answer.clone(),
         (None, None) => format!("{:?}", record.outcome),
     };
-    let line = format!(
-        "{} in {}: {}",
-        title(record),
-        duration(milliseconds),
-        clean(&what, false)
-    );
+    let took = milliseconds
+        .map(|milliseconds| format!(" in {}", duration(milliseconds)))
+        .unwrap_or_default();
+    let line = format!("{}{}: {}", title(record), took, clean(&what, false));
     format!("{}\n", fit(&line, terminal.width))
 }
 
@@ -48,6 +47,7 @@ pub(super) fn whole(
     milliseconds: Option<u64>,
     show: Show,
     terminal: &Terminal,
+    seen: &mut BTreeSet<String>,
 ) -> String {
     let mut text = String::new();
     let mut line = |label: &str, content: &str| {
@@ -101,7 +101,7 @@ pub(super) fn whole(
             &format!("{}{turns}, sha256 {hash}…", counted(shown.tokens, "token")),
         );
         if let Some(messages) = &shown.messages {
-            text.push_str(&prompt::lines(messages, show, terminal));
+            text.push_str(&prompt::lines(messages, show, terminal, seen));
         }
     }
     text.push_str(&ending(record, milliseconds, terminal));

@@ -1,0 +1,91 @@
+//! `headwater view` and `headwater agent`: one stage, as the operator runs it in a pod.
+
+use crate::error::Error;
+use crate::logging;
+use headwater_engine::config::{Role, Stage};
+use headwater_engine::names::{Owner, group};
+use headwater_runtime::http;
+use headwater_runtime::log::kafka::Kafka;
+use headwater_runtime::stage::{self, Phase, Services};
+use headwater_runtime::stage_file;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Serves /healthz, /readyz, /metrics and /status, logs JSON, and ends in order on SIGTERM.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The stage's configuration, as the operator writes it.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Name of the pod; it ends in the replica's ordinal.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pod_name: String,
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// error, warn, info, debug or trace, or directives such as info,headwater_runtime=debug.
+    #[arg(long, env = logging::VARIABLE, default_value = "info")]
+    log: String,
+}
+
+pub(crate) fn run(arguments: &Arguments, kind: Owner) -> Result<(), Error> {
+    logging::for_pods(&arguments.log)?;
+    let config =
+        stage_file::read(&arguments.config).map_err(|error| Error::usage(error.to_string()))?;
+    let ordinal = stage_file::ordinal(&arguments.pod_name)
+        .map_err(|error| Error::usage(error.to_string()))?;
+    if config.owner().0 != kind {
+        return Err(Error::usage(format!(
+            "{} configures {} stage, and the command is {kind}",
+            arguments.config.display(),
+            match config.role {
+                Role::View { .. } => "a view",
+                Role::Agent(_) => "an agent",
+            }
+        )));
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed(format!("cannot start the executor: {error}")))?
+        .block_on(serve(config, ordinal, arguments.listen))
+}
+
+async fn serve(config: Stage, ordinal: u32, listen: SocketAddr) -> Result<(), Error> {
+    let (kind, name) = config.owner();
+    let client = group(&config.namespace, kind, name, None, &ordinal.to_string());
+    let services = Services::new(Arc::new(Kafka::open(&config.kafka, &client)?));
+    let shutdown = services.shutdown.clone();
+    let metrics = Arc::clone(&services.metrics);
+    tracing::info!(%kind, name, ordinal, version = env!("CARGO_PKG_VERSION"), "starting");
+    let handle = stage::start(config.clone(), ordinal, services)
+        .map_err(|error| Error::refused(error.to_string()))?;
+    let router = http::router(vec![handle.probe()], metrics);
+    // Health is answered until the stage has ended, so it does not end with the stage's own token.
+    let serving = tokio_util::sync::CancellationToken::new();
+    let (address, server) = http::serve(listen, router, serving.clone())
+        .await
+        .map_err(|error| Error::failed(format!("cannot listen on {listen}: {error}")))?;
+    tracing::info!(%address, "serving health, metrics and status");
+    tokio::spawn(async move {
+        super::up::interrupted().await;
+        tracing::info!("asked to end; finishing what is in flight");
+        shutdown.cancel();
+    });
+    let status = handle.join().await;
+    serving.cancel();
+    let _ = server.await;
+    if status.phase == Phase::Failed {
+        let why: Vec<String> = status
+            .problems
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect();
+        return Err(Error::failed(format!(
+            "the stage stopped: {}",
+            why.join("; ")
+        )));
+    }
+    tracing::info!("ended in order");
+    Ok(())
+}
