@@ -9,6 +9,7 @@ use crate::folder::{Document, Folder, Namespace};
 use crate::gateway::Directory;
 use crate::secrets::{Mounted, from_environment, variable};
 use headwater_engine::names::Owner;
+use headwater_operator::Reason;
 use headwater_operator::plan::{self, Plan};
 use headwater_operator::resources::{Object, Resources, Secret};
 use headwater_operator::validate::{Problem, Settings, Validation, validate};
@@ -55,7 +56,7 @@ impl Project {
         for (name, namespace) in &folder.namespaces {
             let resources = resources(name, namespace, secrets, &mut findings);
             let validation = validate(&resources, &Settings::default());
-            report(namespace, &validation, &mut findings);
+            report(namespace, &validation, secrets, &mut findings);
             scopes.push(Scope {
                 namespace: name.clone(),
                 validation,
@@ -259,7 +260,12 @@ fn object(document: &Document) -> Result<Object, serde_json::Error> {
 }
 
 /// Puts a place to each problem and warning.
-fn report(namespace: &Namespace, validation: &Validation, findings: &mut Vec<Finding>) {
+fn report(
+    namespace: &Namespace,
+    validation: &Validation,
+    secrets: Secrets,
+    findings: &mut Vec<Finding>,
+) {
     for (id, found) in validation.findings() {
         let Some(document) = namespace
             .documents
@@ -270,11 +276,8 @@ fn report(namespace: &Namespace, validation: &Validation, findings: &mut Vec<Fin
         };
         let finding = |severity, problem: &Problem| {
             let mut message = problem.message.clone();
-            if problem.reason.as_str() == "MissingSecret" {
-                message.push_str(&format!(
-                    "; here its keys are looked for in Secret manifests of the folder and in the environment, e.g. {}",
-                    variable("name", "key")
-                ));
+            if secrets == Secrets::Here && problem.reason == Reason::MissingSecret {
+                message.push_str(&elsewhere(document));
             }
             document.finding(severity, problem.reason.as_str(), &problem.path, &message)
         };
@@ -298,4 +301,19 @@ fn report(namespace: &Namespace, validation: &Validation, findings: &mut Vec<Fin
             .collect();
         findings.extend(new);
     }
+}
+
+/// Where else the values of the Secrets of a resource may come from.
+fn elsewhere(document: &Document) -> String {
+    let mut used = Vec::new();
+    secret_keys(&document.value, &mut used);
+    let variables: Vec<String> = used
+        .iter()
+        .filter(|(secret, key)| from_environment(secret, key).is_none())
+        .map(|(secret, key)| variable(secret, key))
+        .collect();
+    format!(
+        "; here: in a Secret manifest in the folder, or in the environment as {}",
+        variables.join(", ")
+    )
 }

@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Folders (their .yaml, .yml and .json files, and events/) or files.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
+    /// Namespace of resources that name none.
+    #[arg(long, short, default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
     /// Run on this Kafka, e.g. localhost:9092; TLS and SASL as the KafkaCluster says. Topics that are
     /// missing are made, keep everything and take any timestamp. Without it the log is in memory.
     #[arg(long, value_name = "HOST:PORT")]
@@ -71,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         )));
     }
     logging::for_terminal()?;
-    let project = Project::read(&arguments.paths, DEFAULT_NAMESPACE, Secrets::Here)?;
+    let project = Project::read(&arguments.paths, &arguments.namespace, Secrets::Here)?;
     project.require_valid()?;
     let place = arguments.kafka.clone().map_or(Place::Memory, Place::Kafka);
     let mounted = Mounted::new()?;

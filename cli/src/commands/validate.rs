@@ -4,6 +4,7 @@ use super::{OutputFormat, print_json};
 use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
 use crate::project::{Project, Secrets};
+use crate::screen::counted;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -46,16 +47,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         }
     }
     if errors > 0 {
-        let plural = if errors == 1 { "" } else { "s" };
         return Err(Error::Findings(format!(
-            "{errors} error{plural} in {resources} resources"
+            "{} in {}",
+            counted(errors, "error"),
+            counted(resources, "resource")
         )));
     }
     if arguments.output == OutputFormat::Text {
-        let plural = if project.folder.files == 1 { "" } else { "s" };
         println!(
-            "{resources} resources in {} file{plural}: all can work",
-            project.folder.files
+            "{} in {}: all can work",
+            counted(resources, "resource"),
+            counted(project.folder.files, "file")
         );
     }
     Ok(())

@@ -138,7 +138,12 @@ impl Folder {
                 let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = before.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
                 let place = Place { line, column: 1 };
-                self.broken(&name, place, "the file is not UTF-8 text".to_owned());
+                self.broken(
+                    &name,
+                    place,
+                    "InvalidYaml",
+                    "the file is not UTF-8 text".to_owned(),
+                );
                 return Ok(());
             }
         };
@@ -148,17 +153,17 @@ impl Folder {
                     self.document(&name, node, schemas);
                 }
             }
-            Err(error) => self.broken(&name, error.place, error.message),
+            Err(error) => self.broken(&name, error.place, "InvalidYaml", error.message),
         }
         Ok(())
     }
 
-    fn broken(&mut self, file: &str, place: Place, message: String) {
+    fn broken(&mut self, file: &str, place: Place, reason: &str, message: String) {
         self.findings.push(Finding {
             file: file.to_owned(),
             place,
             severity: Severity::Error,
-            reason: "InvalidYaml".to_owned(),
+            reason: reason.to_owned(),
             resource: None,
             path: None,
             message,
@@ -175,7 +180,7 @@ impl Folder {
         let (version, kind) = (text("apiVersion"), text("kind"));
         if version.is_empty() || kind.is_empty() {
             let message = "a resource needs apiVersion and kind, e.g. apiVersion: headwater.dev/v1alpha1, kind: Agent";
-            self.broken(file, node.place, message.to_owned());
+            self.broken(file, node.place, "InvalidSpec", message.to_owned());
             return;
         }
         if kind == "List" && version == "v1" {
@@ -225,6 +230,7 @@ impl Folder {
             self.broken(
                 file,
                 place,
+                "InvalidSpec",
                 format!("there is no version '{version}'; write {expected}"),
             );
             return;
@@ -234,6 +240,7 @@ impl Folder {
             self.broken(
                 file,
                 place,
+                "InvalidSpec",
                 format!("the {kind} has no metadata.name; give it one"),
             );
             return;
@@ -246,7 +253,12 @@ impl Folder {
                     |near| format!("did you mean {near}?"),
                 );
             let place = node.locate("kind");
-            self.broken(file, place, format!("there is no kind '{kind}'; {hint}"));
+            self.broken(
+                file,
+                place,
+                "InvalidSpec",
+                format!("there is no kind '{kind}'; {hint}"),
+            );
             return;
         };
         for mismatch in &mismatches {
@@ -266,11 +278,11 @@ impl Folder {
             .find(|other| other.kind == kind && other.name == name)
         {
             let message = format!(
-                "{kind}/{name} is given twice; it also stands in {}",
-                first.file
+                "{kind}/{name} is given twice; it stands at {}:{} too",
+                first.file, first.node.place.line
             );
             let place = node.locate("metadata.name");
-            self.broken(file, place, message);
+            self.broken(file, place, "InvalidSpec", message);
             return;
         }
         documents.push(Document {

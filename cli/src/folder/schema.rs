@@ -388,3 +388,68 @@ fn named(node: &Node) -> &'static str {
         Kind::Scalar(_) => "a text",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::folder::yaml;
+
+    fn rules<'a>(schema: &'a Value, all: &mut Vec<&'a str>) {
+        match schema {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    if name == "x-kubernetes-validations" {
+                        let rules = value.as_array().into_iter().flatten();
+                        all.extend(rules.filter_map(|rule| rule["rule"].as_str()));
+                    } else {
+                        rules(value, all);
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| rules(item, all)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_rule_can_be_asked_here() {
+        let schemas = Schemas::load().expect("the six kinds");
+        let mut all = Vec::new();
+        schemas
+            .0
+            .values()
+            .for_each(|schema| rules(schema, &mut all));
+        assert!(all.len() > 50, "the rules are gone");
+        all.retain(|rule| {
+            !rule.contains("oldSelf") && Expression::compile(rule, &Names::new(&["self"])).is_err()
+        });
+        assert_eq!(all, [""; 0], "the engine cannot ask these");
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_schema() {
+        let schemas = Schemas::load().expect("the six kinds");
+        let text = "kind: EventSource\nmetadata: {name: a}\nspec: {format: null}\n";
+        let document = &yaml::parse(text).expect("valid YAML")[0];
+        let (value, mismatches) = schemas.check("EventSource", document).expect("a kind");
+        assert_eq!(mismatches, []);
+        // A null is as if it were not there, so the default stands; nested defaults too.
+        assert_eq!(value["spec"]["format"], "Json");
+        assert_eq!(value["spec"]["topic"]["management"], "Create");
+        assert_eq!(value.get("status"), None);
+    }
+
+    #[test]
+    fn rules_are_asked_after_the_defaults() {
+        let schemas = Schemas::load().expect("the six kinds");
+        let text = "kind: Model\nmetadata: {name: Chat}\nspec:\n  scripted: {rules: []}\n";
+        let document = &yaml::parse(text).expect("valid YAML")[0];
+        let (_, mismatches) = schemas.check("Model", document).expect("a kind");
+        assert!(
+            mismatches
+                .iter()
+                .any(|mismatch| mismatch.message.contains("DNS label")),
+            "{mismatches:?}"
+        );
+    }
+}

@@ -296,8 +296,8 @@ kind: Model
     fn a_field_is_found_where_its_name_stands() {
         assert_eq!(at("spec.trigger.filter"), (5, 5));
         assert_eq!(at("spec.context[name=first].key"), (8, 7));
-        assert_eq!(at("spec.context[name=second].key"), (9, 21));
-        assert_eq!(at("spec.context[1].key"), (9, 21));
+        assert_eq!(at("spec.context[name=second].key"), (9, 22));
+        assert_eq!(at("spec.context[1].key"), (9, 22));
         assert_eq!(at("spec.context[second]"), (9, 7));
         assert_eq!(at("metadata.name"), (2, 12));
     }
