@@ -74,5 +74,30 @@ fn the_example_can_work_and_is_explained() {
     let valid = user.run(&["validate", "examples/flight-assistant"]);
     assert_eq!(valid.ok(), "18 resources in 9 files: all can work");
     let plan = user.run(&["explain", "examples/flight-assistant"]);
-    insta::assert_snapshot!("explain-flight-assistant", plan.ok());
+    insta::assert_snapshot!("explain-flight-assistant", without_generations(plan.ok()));
+}
+
+/// Generations are hashes over all that decides a view's fold: they change with the engine's own.
+fn without_generations(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("default.view.") {
+        let (before, name) = rest.split_at(at);
+        out.push_str(before);
+        let end = name
+            .find([' ', ':', ';', ',', '\n', '-'])
+            .unwrap_or(name.len());
+        let (name, after) = name.split_at(end);
+        match name.rsplit_once('.') {
+            Some((view, last))
+                if last.len() == 6 && last.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+            {
+                out.push_str(&format!("{view}.GENERATION"));
+            }
+            _ => out.push_str(name),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }

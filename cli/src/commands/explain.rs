@@ -5,7 +5,9 @@ use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
 use crate::project::{Project, Secrets};
 use headwater_operator::plan::{Partitions, Plan, Topic};
+use headwater_operator::resources::Id;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// Show the plan: topics, stages, how each slot is read and why.
@@ -50,39 +52,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
 }
 
 fn as_text(plan: &Plan) -> String {
-    let mut text = format!("Namespace {}\n\nTopics\n", plan.namespace);
-    let widest = plan
+    let mut text = format!("Namespace {}\n", plan.namespace);
+    let owners: BTreeSet<&Id> = plan
         .topics
         .iter()
-        .map(|topic| topic.name.len())
-        .max()
-        .unwrap_or_default();
-    let sizes: Vec<String> = plan.topics.iter().map(size).collect();
-    let size_widest = sizes
-        .iter()
-        .map(|size| size.chars().count())
-        .max()
-        .unwrap_or_default();
-    for (topic, size) in plan.topics.iter().zip(&sizes) {
-        text.push_str(&format!(
-            "  {:widest$}  {size:size_widest$}  {} of {}\n",
-            topic.name, topic.why, topic.owner
-        ));
-    }
-    text.push_str("\nViews and agents\n");
-    for (id, why) in &plan.why {
-        let stage = plan.stages.iter().find(|stage| stage.id() == *id);
-        let runs = match stage {
-            Some(stage) if stage.replicas == 1 => format!("1 replica of {}", stage.workload()),
-            Some(stage) => format!("{} replicas of {}", stage.replicas, stage.workload()),
-            None => "no stage of its own".to_owned(),
+        .map(|topic| &topic.owner)
+        .chain(plan.why.keys())
+        .collect();
+    for id in owners {
+        let runs = match plan.stages.iter().find(|stage| stage.id() == *id) {
+            Some(stage) if stage.replicas == 1 => format!(", 1 pod of {}", stage.workload()),
+            Some(stage) => format!(", {} pods of {}", stage.replicas, stage.workload()),
+            None => String::new(),
         };
-        text.push_str(&format!("  {} {}: {runs}\n", id.kind, id.name));
-        for line in why {
-            text.push_str(&format!("    {line}\n"));
+        text.push_str(&format!("\n{} {}{runs}\n", id.kind, id.name));
+        for line in plan.why.get(id).into_iter().flatten() {
+            text.push_str(&format!("  {line}\n"));
+        }
+        for topic in plan.topics.iter().filter(|topic| topic.owner == *id) {
+            text.push_str(&format!(
+                "  topic {}: {}; {}\n",
+                topic.name,
+                topic.why,
+                size(topic)
+            ));
         }
     }
-    text.push('\n');
     text
 }
 
@@ -90,9 +85,9 @@ fn size(topic: &Topic) -> String {
     let partitions = match &topic.partitions {
         Partitions::Fixed(1) | Partitions::Initially(1) => "1 partition".to_owned(),
         Partitions::Fixed(count) | Partitions::Initially(count) => format!("{count} partitions"),
-        Partitions::SameAs(other) => format!("partitions of {other}"),
+        Partitions::SameAs(other) => format!("as many partitions as {other}"),
         Partitions::Largest { of, at_most } => format!(
-            "partitions of the largest of {}, at most {at_most}",
+            "as many partitions as the largest of {}, at most {at_most}",
             of.join(", ")
         ),
     };
