@@ -19,6 +19,9 @@ use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How long fetching may take to stop.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// A record in librdkafka's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -248,6 +251,7 @@ impl Consumer {
     /// # Errors
     /// librdkafka's.
     pub fn assign_more(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.settle(partitions)?;
         self.base.incremental_assign(&positions(partitions)?)
     }
 
@@ -268,7 +272,68 @@ impl Consumer {
     /// # Errors
     /// librdkafka's.
     pub fn assign(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.base.unassign()?;
+        self.settle(partitions)?;
         self.base.assign(&positions(partitions)?)
+    }
+
+    /// librdkafka stops fetching in the background, and until then tells the position of before.
+    fn settle(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        let deadline = Instant::now() + SETTLE;
+        for (topic, partition, _) in partitions {
+            while self.position(topic, *partition).is_some() {
+                if Instant::now() >= deadline {
+                    return Err(rdkafka::error::KafkaError::SetPartitionOffset(
+                        RDKafkaErrorCode::OperationTimedOut,
+                    ));
+                }
+                std::thread::park_timeout(SETTLE / 20_000);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the group, a static member too (librdkafka's own close keeps a static member until its session
+    /// ends): partitions move at once. Records that arrive meanwhile are dropped.
+    ///
+    /// # Errors
+    /// That it was not done in time; dropping the consumer then is as a crash.
+    pub fn leave(&self, timeout: Duration) -> KafkaResult<()> {
+        self.base.unsubscribe();
+        let deadline = Instant::now() + timeout;
+        while self.is_member() {
+            if Instant::now() >= deadline {
+                return Err(rdkafka::error::KafkaError::ConsumerCommit(
+                    RDKafkaErrorCode::OperationTimedOut,
+                ));
+            }
+            let mut answer = Ok(());
+            self.poll(Duration::from_millis(10), 1, &mut |event| {
+                if let Event::Rebalance(kind, _) = event {
+                    answer = match kind {
+                        Rebalance::Assign => self.assign_more(&[]),
+                        Rebalance::Revoke | Rebalance::Lost => self
+                            .base
+                            .assignment()
+                            .and_then(|all| self.base.incremental_unassign(&all)),
+                    };
+                }
+            });
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// A member that left has no member id any more.
+    fn is_member(&self) -> bool {
+        // SAFETY: the client lives; the text returned is ours to free, as librdkafka says.
+        unsafe {
+            let client = self.base.client().native_ptr();
+            let id = sys::rd_kafka_memberid(client);
+            let member = !text(id).is_empty();
+            sys::rd_kafka_mem_free(client, id.cast());
+            member
+        }
     }
 
     /// The offset after the last record or marker that was handed over or passed; `None` before the first.
@@ -390,7 +455,7 @@ unsafe fn bytes<'a>(start: *const std::ffi::c_void, length: usize) -> Option<&'a
     (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast(), length) })
 }
 
-fn forward_log(event: &Owned<sys::rd_kafka_event_t>) {
+pub(crate) fn forward_log(event: &Owned<sys::rd_kafka_event_t>) {
     let mut facility: *const c_char = std::ptr::null();
     let mut message: *const c_char = std::ptr::null();
     let mut level: c_int = 0;

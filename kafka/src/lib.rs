@@ -18,6 +18,7 @@ mod context;
 pub mod error;
 mod native;
 pub mod offsets;
+pub mod producer;
 pub mod settings;
 
 pub use allow::{client_config_allowed, topic_config_allowed};

@@ -101,6 +101,8 @@ fn is_passing(code: Code) -> bool {
             | Code::OffsetNotAvailable
             | Code::KafkaStorageError
             | Code::State
+            | Code::PurgeQueue
+            | Code::PurgeInflight
             | Code::Retry
     )
 }

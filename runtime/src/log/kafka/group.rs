@@ -62,6 +62,14 @@ impl KafkaMember {
         })
     }
 
+    fn answer_revocation(&mut self) -> Result<()> {
+        if self.leaving.is_empty() {
+            return Ok(());
+        }
+        let leaving = std::mem::take(&mut self.leaving);
+        self.give_up(&leaving)
+    }
+
     /// Takes partitions away from the fetcher, which answers their revocation.
     fn give_up(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         let mut fetched = Vec::new();
@@ -134,10 +142,7 @@ impl GroupReader for KafkaMember {
         if let Some((code, reason)) = &self.fatal {
             return Err(by_code("be a member of the group", *code, reason.clone()));
         }
-        if !self.leaving.is_empty() {
-            let leaving = std::mem::take(&mut self.leaving);
-            self.give_up(&leaving)?;
-        }
+        self.answer_revocation()?;
         let mut events = 0;
         let mut rebalance = None;
         let mut found = None;
@@ -273,12 +278,22 @@ impl GroupReader for KafkaMember {
             })
     }
 
-    fn leave(self: Box<Self>) -> Result<()> {
+    fn leave(mut self: Box<Self>) -> Result<()> {
         if self.fatal.is_some() {
             return Ok(());
         }
+        self.answer_revocation()?;
         self.consumer
             .leave(LEAVE_WAIT)
             .map_err(|error| client("leave the group", &error))
+    }
+}
+
+impl Drop for KafkaMember {
+    /// librdkafka's close waits for an answer that is due.
+    fn drop(&mut self) {
+        if let Err(error) = self.answer_revocation() {
+            tracing::debug!(target: "headwater::kafka", %error, "while closing");
+        }
     }
 }

@@ -26,7 +26,7 @@ use headwater_kafka::offsets::{self, End};
 use headwater_kafka::settings::{Sasl, SaslMechanism, Settings, Tls};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -211,17 +211,24 @@ impl Shared {
 
 impl Log for Kafka {
     fn topics(&self, names: &[String]) -> Result<Vec<Option<TopicInfo>>> {
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let found = self.shared.admin.describe(&names).map_err(admin)?;
-        found
-            .into_iter()
-            .map(|topic| {
-                Ok(topic.map_err(admin)?.map(|topic| TopicInfo {
-                    id: topic.id,
-                    partitions: topic.partitions,
-                }))
-            })
-            .collect()
+        // Kafka refuses a request that names a topic twice.
+        let unique: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        let unique: Vec<&str> = unique.into_iter().collect();
+        let mut found = HashMap::new();
+        for (name, topic) in unique
+            .iter()
+            .zip(self.shared.admin.describe(&unique).map_err(admin)?)
+        {
+            let info = topic.map_err(admin)?.map(|topic| TopicInfo {
+                id: topic.id,
+                partitions: topic.partitions,
+            });
+            found.insert(*name, info);
+        }
+        Ok(names
+            .iter()
+            .map(|name| found.get(name.as_str()).cloned().flatten())
+            .collect())
     }
 
     fn create(&self, topics: &[TopicSpec]) -> Result<()> {
@@ -237,12 +244,18 @@ impl Log for Kafka {
         for created in self.shared.admin.create(&wanted).map_err(admin)? {
             created.map_err(admin)?;
         }
-        // A leader for each partition: what is asked of it next must not fail.
+        // Brokers learn of a topic one after the other; what is asked of it next must not fail.
         let partitions: Vec<TopicPartition> = topics
             .iter()
             .map(|topic| TopicPartition::new(topic.name.as_str(), 0))
             .collect();
-        self.shared.ends(&partitions, End::High).map(drop)
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            match self.shared.ends(&partitions, End::High) {
+                Err(Error::UnknownTopic(_)) if Instant::now() < deadline => {}
+                other => return other.map(drop),
+            }
+        }
     }
 
     fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {

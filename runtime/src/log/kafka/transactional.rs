@@ -81,12 +81,24 @@ impl KafkaTransactional {
 
     fn fill(&self, records: &[NewRecord], offsets: Option<Offsets<'_>>) -> Result<()> {
         let deadline = Instant::now() + TRANSACTION;
-        let sending = Sending::start(&self.producer, records, deadline)?;
+        let sending = Sending::start(&self.producer, records, deadline)
+            .map_err(|error| self.unsent(error))?;
         // While the records are on their way.
         if let Some((metadata, offsets)) = offsets {
             self.send_offsets(metadata, offsets)?;
         }
-        sending.finish(deadline).map(drop)
+        let sent = sending.finish(deadline).map(drop);
+        sent.map_err(|error| self.unsent(error))
+    }
+
+    /// A record that was not written because the producer was fenced does not say so itself.
+    fn unsent(&self, error: Error) -> Error {
+        match (self.producer.base().client().fatal_error(), error) {
+            (_, error @ Error::Refused { .. }) => error,
+            (Some((code, reason)), _) if is_fenced(code) => Error::Fenced { reason },
+            (_, Error::Unavailable { reason, .. }) => Error::Abort { reason },
+            (_, error) => error,
+        }
     }
 
     fn send_offsets(
