@@ -84,7 +84,7 @@ impl Clusters {
         secrets: &Secrets,
         topics: Vec<Topic>,
     ) -> Option<&Found> {
-        let connection = connection(cluster, secrets);
+        let connection = connection(&self.namespace, cluster, secrets);
         let version = hash(&(&connection.version, &topics));
         let state = self.clusters.entry(name.to_owned()).or_default();
         state.connection = Some(connection.clone());
@@ -145,7 +145,7 @@ impl Clusters {
         let bad = answer
             .found
             .as_ref()
-            .map_or(true, |ensured| !ensured.problems.is_empty());
+            .map_or(true, |ensured| ensured.unsettled || !ensured.problems.is_empty());
         state.failures = if bad { state.failures + 1 } else { 0 };
         let pause = if bad {
             FIRST_PAUSE
@@ -174,7 +174,7 @@ impl Clusters {
 }
 
 /// Settings of a client, with the values of Secrets in them.
-fn connection(cluster: &Cluster, secrets: &Secrets) -> Connection {
+fn connection(namespace: &str, cluster: &Cluster, secrets: &Secrets) -> Connection {
     let value = |file: &String| {
         let (secret, key) = file.split_once('/').unwrap_or_default();
         secrets
@@ -191,7 +191,11 @@ fn connection(cluster: &Cluster, secrets: &Secrets) -> Connection {
     Connection {
         version: hash(&(config, used)),
         settings: Settings {
-            bootstrap_servers: config.bootstrap_servers.clone(),
+            bootstrap_servers: config
+                .bootstrap_servers
+                .iter()
+                .map(|server| seen_from(namespace, server))
+                .collect(),
             client_id: "headwater-operator".to_owned(),
             tls: config.tls.as_ref().map(|tls| settings::Tls {
                 ca: tls.ca_file.as_ref().and_then(value),
@@ -212,5 +216,28 @@ fn connection(cluster: &Cluster, secrets: &Secrets) -> Connection {
             }),
             client_config: config.client_config.clone(),
         },
+    }
+}
+
+/// A server's address as pods of `namespace` resolve it: a name without dots is a Service there, and the operator runs elsewhere.
+fn seen_from(namespace: &str, server: &str) -> String {
+    match server.rsplit_once(':') {
+        Some((host, port)) if !host.contains(['.', ':']) && host != "localhost" => {
+            format!("{host}.{namespace}.svc:{port}")
+        }
+        _ => server.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_found_from_another_namespace() {
+        assert_eq!(seen_from("shop", "kafka:9092"), "kafka.shop.svc:9092");
+        for server in ["kafka.streams.svc:9092", "10.0.0.1:9092", "[::1]:9092", "localhost:9092"] {
+            assert_eq!(seen_from("shop", server), server);
+        }
     }
 }

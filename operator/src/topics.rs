@@ -11,6 +11,11 @@ use headwater_crds::event_source::Management;
 use headwater_kafka::Error;
 use headwater_kafka::admin::{Admin, ConfigChange, Created, Deleted, NewTopic, Topic as Found};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long a broker may take to hear of a topic that was created, and how often it is asked.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A topic as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +36,8 @@ pub(crate) struct Ensured {
     pub(crate) problems: BTreeMap<Id, Problem>,
     /// How many topics were created or changed.
     pub(crate) changes: u32,
+    /// A topic was created that brokers do not know of yet: to be looked at again soon.
+    pub(crate) unsettled: bool,
 }
 
 /// # Errors
@@ -193,16 +200,33 @@ fn missing(
     };
     if created == Created::Existed {
         // Somebody was quicker: the next round finds it as one that was there.
+        ensured.unsettled = true;
         return Ok(None);
     }
     ensured.changes += 1;
-    match admin.describe(&[&topic.name])?.into_iter().next() {
-        Some(Ok(Some(found))) => Ok(Some(found)),
-        Some(Err(error)) => {
-            trouble(ensured, topic, &error);
-            Ok(None)
+    settled(admin, topic, ensured)
+}
+
+/// The new topic's id, once the broker that is asked has heard of it from the controller; by it the topic is known as ours.
+fn settled(
+    admin: &Admin,
+    topic: &Topic,
+    ensured: &mut Ensured,
+) -> Result<Option<Found>, Error> {
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    loop {
+        match admin.describe(&[&topic.name])?.into_iter().next() {
+            Some(Ok(Some(found))) => return Ok(Some(found)),
+            Some(Err(error)) => {
+                trouble(ensured, topic, &error);
+                return Ok(None);
+            }
+            Some(Ok(None)) | None if Instant::now() > deadline => {
+                ensured.unsettled = true;
+                return Ok(None);
+            }
+            Some(Ok(None)) | None => std::thread::sleep(LOOK_AGAIN),
         }
-        Some(Ok(None)) | None => Ok(None),
     }
 }
 
