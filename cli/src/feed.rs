@@ -1,8 +1,9 @@
 //! Feeds events from files, in their order.
 //!
 //! An event that starts runs is answered before events of a later time go in: files are a recorded
-//! morning, and what happened at ten was not known at nine. Between such events everything is written
-//! at once.
+//! morning, and what happened at ten was not known at nine. Sources that one view is folded from wait
+//! for each other in the same way, so that the view sees their events in the order of their times.
+//! Everything else is written at once.
 
 use crate::error::Error;
 use crate::folder::events::Event;
@@ -12,7 +13,7 @@ use headwater_engine::record::{NewRecord, Record};
 use headwater_engine::source::Source;
 use headwater_runtime::log::Writer;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A source that events are fed to.
 pub(crate) struct Target {
@@ -20,15 +21,22 @@ pub(crate) struct Target {
     format: Format,
     source: Source,
     pub(crate) starts_runs: bool,
+    /// Other sources of the views that this one is in.
+    siblings: BTreeSet<String>,
 }
 
 impl Target {
-    pub(crate) fn new(config: &config::Source, starts_runs: bool) -> Result<Self, Error> {
+    pub(crate) fn new(
+        config: &config::Source,
+        starts_runs: bool,
+        siblings: BTreeSet<String>,
+    ) -> Result<Self, Error> {
         Ok(Self {
             topic: config.topic.clone(),
             format: config.format,
             source: Source::compile(config).map_err(|error| Error::refused(error.to_string()))?,
             starts_runs,
+            siblings,
         })
     }
 
@@ -74,15 +82,16 @@ impl Target {
     }
 }
 
-/// Events that go in together.
+/// Events that go in together; what they lead to has to end before the next batch.
 pub(crate) struct Batch {
     records: Vec<NewRecord>,
     pub(crate) fed: Vec<Fed>,
-    /// They start runs, which have to end before the next batch.
+    /// They start runs.
     pub(crate) starts_runs: bool,
 }
 
-/// Cuts events into batches: runs of events that start runs, and of events that do not.
+/// Cuts events into batches: those that start runs apart from those that do not, and sources of one view
+/// apart from each other.
 pub(crate) fn batches(
     events: &[Event],
     targets: &BTreeMap<String, Target>,
@@ -95,10 +104,14 @@ pub(crate) fn batches(
                 event.at, event.source
             ))
         })?;
-        if batches
-            .last()
-            .is_none_or(|batch| batch.starts_runs != target.starts_runs)
-        {
+        let joins = |batch: &Batch| {
+            batch.starts_runs == target.starts_runs
+                && !batch
+                    .fed
+                    .iter()
+                    .any(|fed| target.siblings.contains(&fed.source))
+        };
+        if !batches.last().is_some_and(joins) {
             batches.push(Batch {
                 records: Vec::new(),
                 fed: Vec::new(),
@@ -117,11 +130,6 @@ pub(crate) fn batches(
                 events: 1,
             }),
         }
-    }
-    for batch in &mut batches {
-        batch
-            .fed
-            .sort_by(|one, other| one.source.cmp(&other.source));
     }
     Ok(batches)
 }

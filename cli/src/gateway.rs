@@ -30,6 +30,8 @@ pub(crate) struct Directory {
     pub(crate) agents: BTreeMap<(String, String), Stage>,
     /// Sources whose events have to have a key: views fold them by it.
     pub(crate) keyed: BTreeSet<(String, String)>,
+    /// Of a source, the others that some view is folded from together with it.
+    pub(crate) siblings: BTreeMap<(String, String), BTreeSet<String>>,
 }
 
 pub(crate) struct Gateway {

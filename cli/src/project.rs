@@ -100,6 +100,17 @@ impl Project {
                 }
             }
             for view in scope.validation.views.values().filter_map(|view| view.ok()) {
+                for from in &view.config.from {
+                    let others = view
+                        .sources()
+                        .filter(|other| *other != from.source)
+                        .map(str::to_owned);
+                    directory
+                        .siblings
+                        .entry(id(&from.source))
+                        .or_default()
+                        .extend(others);
+                }
                 for from in view.config.from.iter().filter(|from| from.key.is_none()) {
                     directory.keyed.insert(id(&from.source));
                 }

@@ -8,7 +8,7 @@ use crate::folder::{DEFAULT_NAMESPACE, events};
 use crate::gateway::{Gateway, now_ms};
 use crate::pipeline::{self, Pipeline, Place};
 use crate::project::{Project, Secrets};
-use crate::screen::{Screen, Show, counted};
+use crate::screen::{Fed, Screen, Show, counted};
 use crate::secrets::{Mounted, random_text};
 use crate::{dump, feed, hints, logging};
 use headwater_operator::plan::Plan;
@@ -188,9 +188,14 @@ impl Up<'_> {
             self.project.directory(self.plans),
         )?);
         let mut writer = log.writer()?;
-        for batch in batches {
+        let mut shown: Vec<Fed> = Vec::new();
+        for (index, batch) in batches.iter().enumerate() {
             tokio::task::block_in_place(|| batch.write(&mut *writer))?;
-            self.screen.fed(&batch.fed);
+            merge(&mut shown, &batch.fed);
+            let next = batches.get(index + 1);
+            if next.is_none_or(|next| next.starts_runs != batch.starts_runs) {
+                self.screen.fed(&std::mem::take(&mut shown));
+            }
             pipeline.idle().await?;
         }
         drop(writer);
@@ -260,9 +265,13 @@ impl Up<'_> {
             let starts_runs = directory.agents.iter().any(|((other, _), stage)| {
                 other == namespace && matches!(&stage.role, headwater_engine::config::Role::Agent(agent) if agent.trigger.source == *name)
             });
-            targets
-                .entry(name.clone())
-                .or_insert(feed::Target::new(source, starts_runs)?);
+            let id = (namespace.clone(), name.clone());
+            let siblings = directory.siblings.get(&id).cloned().unwrap_or_default();
+            targets.entry(name.clone()).or_insert(feed::Target::new(
+                source,
+                starts_runs,
+                siblings,
+            )?);
         }
         Ok(targets)
     }
@@ -301,6 +310,17 @@ impl Up<'_> {
         }
         facts
     }
+}
+
+/// Adds up events by source, by name.
+fn merge(all: &mut Vec<Fed>, more: &[Fed]) {
+    for fed in more {
+        match all.iter_mut().find(|other| other.source == fed.source) {
+            Some(other) => other.events += fed.events,
+            None => all.push(fed.clone()),
+        }
+    }
+    all.sort_by(|one, other| one.source.cmp(&other.source));
 }
 
 fn paths(paths: &[PathBuf]) -> String {
