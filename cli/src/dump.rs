@@ -24,7 +24,7 @@ pub(crate) fn write(log: &dyn Log, topics: &[String], folder: &Path) -> Result<u
             continue;
         };
         let mut text = String::new();
-        for (_, line) in &records {
+        for line in records.values() {
             text.push_str(&line.to_string());
             text.push('\n');
         }
@@ -35,9 +35,12 @@ pub(crate) fn write(log: &dyn Log, topics: &[String], folder: &Path) -> Result<u
     Ok(total)
 }
 
+/// By partition and offset.
+type Lines = BTreeMap<(i32, i64), Value>;
+
 /// Every committed record of a topic, by partition and offset; `None` where there is no such topic.
-fn read(log: &dyn Log, topic: &str) -> Result<Option<BTreeMap<(i32, i64), Value>>, Error> {
-    let mut lines = BTreeMap::new();
+fn read(log: &dyn Log, topic: &str) -> Result<Option<Lines>, Error> {
+    let mut lines = Lines::new();
     let found = scan(log, topic, &mut |record| {
         lines.insert((record.partition, record.offset), line(record));
     })?;

@@ -79,7 +79,7 @@ pub(crate) fn clean(text: &str, lines: bool) -> Cow<'_, str> {
             // A control sequence goes as a whole, so that its parameters do not stay as text.
             '\u{1b}' if rest.peek() == Some(&'[') => {
                 rest.next();
-                while let Some(c) = rest.next() {
+                for c in rest.by_ref() {
                     if ('\u{40}'..='\u{7e}').contains(&c) {
                         break;
                     }
