@@ -14,7 +14,6 @@
 mod support;
 
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use support::cluster::{Cluster, eventually};
@@ -58,8 +57,8 @@ fn flight_assistant_on_a_real_node() {
     chapter("the morning's events, two questions");
     let client = Client::new(kafka.bootstrap());
     let topic = |source: &str| format!("{namespace}.{source}");
-    for (source, events) in example_events() {
-        client.send_all(&topic(&source), &events);
+    for (source, key, value) in example_events() {
+        client.send(&topic(&source), key.as_deref(), &value);
     }
     let answers = Answers::follow(kafka.bootstrap(), &topic("answers"));
     let ask = |session: &str, text: &str| {
@@ -178,27 +177,27 @@ fn kafka_service(namespace: &str, bootstrap: &str) -> String {
         .replace("PORT", port)
 }
 
-/// Source -> (key, value) of its events, in order; the questions are the test's own to ask.
-fn example_events() -> BTreeMap<String, Vec<(Option<String>, String)>> {
+/// Source, key and value of the example's events, oldest first; the questions are the test's own to ask.
+fn example_events() -> Vec<(String, Option<String>, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/flight-assistant/events");
-    std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter_map(|path| {
-            let source = path.file_stem()?.to_str()?.to_owned();
-            if source == "questions" {
-                return None;
-            }
-            let events = std::fs::read_to_string(&path)
-                .unwrap()
-                .lines()
-                .map(|line| {
-                    let event: Value = serde_json::from_str(line).unwrap();
-                    let key = event["key"].as_str().map(str::to_owned);
-                    (key, event["value"].to_string())
-                })
-                .collect();
-            Some((source, events))
-        })
+    let mut events = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let source = path.file_stem().unwrap().to_str().unwrap();
+        if source == "questions" {
+            continue;
+        }
+        for line in std::fs::read_to_string(&path).unwrap().lines() {
+            let event: Value = serde_json::from_str(line).unwrap();
+            // All in one form, so that their texts are in order too.
+            let time = event["timestamp"].as_str().unwrap().to_owned();
+            let key = event["key"].as_str().map(str::to_owned);
+            events.push((time, source.to_owned(), key, event["value"].to_string()));
+        }
+    }
+    events.sort();
+    events
+        .into_iter()
+        .map(|(_, source, key, value)| (source, key, value))
         .collect()
 }

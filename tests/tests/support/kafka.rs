@@ -51,33 +51,13 @@ impl Client {
     /// Gives the position as `<topic>-<partition>-<offset>`.
     pub fn send(&self, topic: &str, key: Option<&str>, value: &str) -> String {
         let (sender, receiver) = mpsc::channel();
-        self.produce(topic, key, value, sender);
-        let (partition, offset) = self.acknowledged(&receiver);
-        format!("{topic}-{partition}-{offset}")
-    }
-
-    pub fn send_all(&self, topic: &str, records: &[(Option<String>, String)]) {
-        let (sender, receiver) = mpsc::channel();
-        for (key, value) in records {
-            self.produce(topic, key.as_deref(), value, sender.clone());
-        }
-        for _ in records {
-            self.acknowledged(&receiver);
-        }
-    }
-
-    fn produce(
-        &self,
-        topic: &str,
-        key: Option<&str>,
-        value: &str,
-        sender: mpsc::Sender<Acknowledgement>,
-    ) {
         let mut record = BaseRecord::with_opaque_to(topic, Box::new(sender)).payload(value);
         if let Some(key) = key {
             record = record.key(key);
         }
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        let (partition, offset) = self.acknowledged(&receiver);
+        format!("{topic}-{partition}-{offset}")
     }
 
     fn acknowledged(&self, receiver: &mpsc::Receiver<Acknowledgement>) -> (i32, i64) {
