@@ -1,10 +1,6 @@
 //! The one binary: the operator, the stages of a data plane, and everything people do by hand.
 
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command speaks to whoever called it"
-)]
+#![allow(clippy::print_stderr, reason = "a command speaks to whoever called it")]
 
 mod commands;
 mod control;

@@ -4,7 +4,7 @@
 //! printed: an event must not move the cursor, change the title or hide what stands above it.
 
 use std::borrow::Cow;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 
 /// Width where there is no terminal: what fits into most documents.
 const DEFAULT_WIDTH: usize = 100;
@@ -16,6 +16,12 @@ pub(crate) struct Terminal {
     pub(crate) colour: bool,
     /// In characters.
     pub(crate) width: usize,
+}
+
+/// Prints to standard output. A reader that went away (`| head`) is no error and no reason to stop.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// How a piece of text is set off.

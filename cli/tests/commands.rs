@@ -227,6 +227,46 @@ fn a_kafka_that_does_not_answer_is_named() {
 }
 
 #[test]
+fn bad_records_are_said_and_kept_and_stop_nothing() {
+    let user = User::new();
+    let out = tempfile::tempdir().unwrap();
+    let folder = "cli/tests/folders/bad-records";
+    let done = user.run(&[
+        "up",
+        folder,
+        "--until-idle",
+        "--out",
+        out.path().to_str().unwrap(),
+    ]);
+    done.ok();
+    let refused = "! view facts: the record at default.facts-";
+    assert_eq!(done.stdout.matches(refused).count(), 2, "{done:?}");
+    assert!(!done.stdout.contains('\x1b'), "{done:?}");
+    let reasons = |name: &str| -> Vec<String> {
+        let letters = topic(out.path(), name);
+        letters
+            .iter()
+            .map(|letter| {
+                letter["headers"]["headwater-reason"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect()
+    };
+    assert_eq!(reasons("default.view.facts.dead"), ["SchemaMismatch"; 2]);
+    assert_eq!(reasons("default.agent.notary.dead"), ["AbsentField"]);
+    // Of four questions one was asked about a fact, one found none, one is not for the agent.
+    let notes = topic(out.path(), "default.notes");
+    assert_eq!(notes.len(), 1);
+    assert_eq!(notes[0]["value"], "Fact a");
+    assert!(
+        done.stdout.contains("notary skipped default.questions-"),
+        "{done:?}"
+    );
+}
+
+#[test]
 fn secrets_come_from_the_environment_and_are_missed_by_name() {
     let user = User::new();
     let folder = "cli/tests/folders/secret";

@@ -5,9 +5,9 @@ use super::{OutputFormat, print_json};
 use crate::control::{Answer, Ask};
 use crate::error::Error;
 use crate::secrets::random_text;
-use crate::terminal::{Style, Terminal, clean};
+use crate::terminal::{Style, Terminal, clean, say};
 use serde_json::Value;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 
 /// Talk to an agent.
 ///
@@ -76,8 +76,7 @@ impl Chat<'_> {
         let mut failed = Ok(());
         loop {
             if prompt {
-                print!("{} ", self.terminal.paint(Style::Accent, ">"));
-                let _ = std::io::stdout().flush();
+                say(&format!("{} ", self.terminal.paint(Style::Accent, ">")));
             }
             let mut line = String::new();
             let read = stdin
@@ -126,8 +125,8 @@ impl Chat<'_> {
             // An answer is text in most cases; else it is shown as it was written.
             let text = output.value.get("text").unwrap_or(&output.value);
             match text {
-                Value::String(text) => println!("{}", clean(text, true)),
-                value => println!("{}", clean(&value.to_string(), false)),
+                Value::String(text) => say(&format!("{}\n", clean(text, true))),
+                value => say(&format!("{}\n", clean(&value.to_string(), false))),
             }
         }
         Ok(())

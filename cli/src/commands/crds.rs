@@ -1,6 +1,7 @@
 //! `headwater crds`: the CustomResourceDefinitions that this version brings.
 
 use crate::error::Error;
+use crate::terminal::say;
 use std::path::PathBuf;
 
 /// Print the CustomResourceDefinitions, e.g. headwater crds | kubectl apply --server-side -f -
@@ -20,7 +21,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         let yaml = serde_yaml::to_string(definition)
             .map_err(|error| Error::internal(error.to_string()))?;
         match &arguments.out {
-            None => print!("---\n{yaml}"),
+            None => say(&format!("---\n{yaml}")),
             Some(folder) => {
                 let file = folder.join(format!("{}.yaml", definition.spec.names.plural));
                 std::fs::write(&file, yaml)

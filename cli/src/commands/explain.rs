@@ -4,6 +4,7 @@ use super::{OutputFormat, print_json};
 use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
 use crate::project::{Project, Secrets};
+use crate::terminal::say;
 use headwater_operator::plan::{Partitions, Plan, Topic};
 use headwater_operator::resources::Id;
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         }))?,
         OutputFormat::Text => {
             for plan in &plans {
-                print!("{}", as_text(plan));
+                say(&as_text(plan));
             }
             for finding in project.findings.iter() {
                 eprintln!("{finding}");

@@ -12,6 +12,7 @@ mod up;
 mod validate;
 
 use crate::error::Error;
+use crate::terminal::say;
 use clap::{Parser, Subcommand, ValueEnum};
 use headwater_engine::names::Owner;
 
@@ -80,6 +81,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Error> {
 fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| Error::internal(error.to_string()))?;
-    println!("{text}");
+    say(&format!("{text}\n"));
     Ok(())
 }

@@ -5,6 +5,7 @@ use super::{OutputFormat, print_json};
 use crate::control::Send;
 use crate::error::Error;
 use crate::folder::events;
+use crate::terminal::say;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -58,7 +59,7 @@ async fn send(target: &Target, events: Vec<Send>, output: OutputFormat) -> Resul
         let sent = target.send(event).await?;
         match output {
             OutputFormat::Json => print_json(&sent)?,
-            OutputFormat::Text => println!("{}", sent.position),
+            OutputFormat::Text => say(&format!("{}\n", sent.position)),
         }
     }
     Ok(())

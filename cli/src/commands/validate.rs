@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
 use crate::project::{Project, Secrets};
 use crate::screen::counted;
+use crate::terminal::say;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -42,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         }))?,
         OutputFormat::Text => {
             for finding in &project.findings {
-                println!("{finding}");
+                say(&format!("{finding}\n"));
             }
         }
     }
@@ -54,11 +55,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
         )));
     }
     if arguments.output == OutputFormat::Text {
-        println!(
-            "{} in {}: all can work",
+        say(&format!(
+            "{} in {}: all can work\n",
             counted(resources, "resource"),
             counted(project.folder.files, "file")
-        );
+        ));
     }
     Ok(())
 }

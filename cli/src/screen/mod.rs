@@ -8,13 +8,12 @@ mod run;
 mod words;
 
 use crate::error::Error;
-use crate::terminal::{Style, Terminal, clean, fit};
+use crate::terminal::{Style, Terminal, clean, fit, say};
 use clap::ValueEnum;
 use headwater_engine::audit::Record;
 use headwater_runtime::observe::Happening;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 pub(crate) use words::{count, counted};
@@ -61,12 +60,9 @@ impl Screen {
         }
     }
 
-    /// Prints whole, or not at all if nobody reads any more.
     fn print(&self, text: &str) {
         let _held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut out = std::io::stdout().lock();
-        // A reader that went away (`| head`) is no reason to stop the pipeline.
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        say(text);
     }
 
     fn print_json(&self, value: &serde_json::Value) {

@@ -195,7 +195,12 @@ fn ending(record: &Record, milliseconds: Option<u64>, terminal: &Terminal) -> St
     let mut style = Style::Good;
     match (&record.failure, &record.model) {
         (Some(failure), _) => {
-            line("Failed", &format!("attempt {}{took}", record.attempt));
+            let how = match record.attempt {
+                0 => "the trigger was refused".to_owned(),
+                1 => "at the first attempt".to_owned(),
+                attempts => format!("after {attempts} attempts"),
+            };
+            line("Failed", &format!("{how}{took}"));
             body = format!("{}: {}", failure.reason, failure.message);
             style = Style::Bad;
         }
