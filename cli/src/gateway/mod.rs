@@ -3,24 +3,23 @@
 //! The same for a running `up`, where it stands behind the control endpoint, and for a Kafka that is
 //! talked to directly: it needs the log and the resources, never a stage in this process.
 
-use crate::control::{Answer, Ask, Output, Past, Send, Sent};
+mod encode;
+mod waiting;
+
+use crate::control::{Answer, Ask, Past, Send, Sent};
 use crate::dump;
 use crate::error::Error;
+use encode::{borrowed, compose, key_bytes, parse, record};
 use headwater_engine::agent::Agent;
 use headwater_engine::audit;
-use headwater_engine::config::{self, Format, Role, Stage};
-use headwater_engine::names::header;
+use headwater_engine::config::{self, Role, Stage};
 use headwater_engine::problem::did_you_mean;
-use headwater_engine::record::{NewRecord, Position, Record, TopicPartition};
-use headwater_engine::source::Source;
-use headwater_runtime::log::{Isolation, Log, Reader, Start, Writer};
-use serde_json::Value;
+use headwater_engine::record::{NewRecord, Position};
+use headwater_runtime::log::{Log, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-/// How long one poll waits for a record.
-const POLL: Duration = Duration::from_millis(100);
+use waiting::Waiting;
 
 /// What there is to talk to.
 #[derive(Default)]
@@ -230,91 +229,6 @@ fn find<'a, T>(
     }
 }
 
-/// A body as people type it, in the source's format.
-fn parse(source: &config::Source, body: &str) -> Result<Value, Error> {
-    match source.format {
-        Format::Text => Ok(Value::String(body.to_owned())),
-        Format::Json => serde_json::from_str(body).map_err(|error| {
-            Error::refused(format!(
-                "source '{}' takes JSON, and this is none: {error}",
-                source.name
-            ))
-        }),
-    }
-}
-
-/// An event of a chat: the JSON given with the text as its field `text`, or the text alone.
-fn compose(source: &config::Source, ask: &Ask) -> Result<Value, Error> {
-    match (source.format, &ask.with, &ask.text) {
-        (Format::Text, _, Some(text)) => Ok(Value::String(text.clone())),
-        (Format::Json, Value::Object(with), Some(text)) => {
-            let mut event = with.clone();
-            event.insert("text".to_owned(), Value::String(text.clone()));
-            Ok(Value::Object(event))
-        }
-        (Format::Json, with, None) if !with.is_null() => Ok(with.clone()),
-        (Format::Json, Value::Null, Some(text)) => Ok(serde_json::json!({ "text": text })),
-        _ => Err(Error::refused(
-            "--with takes a JSON object, e.g. --with '{\"customer_id\": \"c-1\"}'",
-        )),
-    }
-}
-
-/// The record of an event, its key from the source's expression where none is given.
-fn record(
-    source: &config::Source,
-    value: Option<&Value>,
-    key: Option<&str>,
-) -> Result<NewRecord, Error> {
-    let bytes = value.map(|value| match (source.format, value) {
-        (Format::Text, Value::String(text)) => text.clone().into_bytes(),
-        _ => value.to_string().into_bytes(),
-    });
-    let mut record = NewRecord {
-        topic: source.topic.clone(),
-        key: key.map(|key| key_bytes(source, key)),
-        value: bytes,
-        ..NewRecord::default()
-    };
-    let compiled = Source::compile(source).map_err(|error| Error::refused(error.to_string()))?;
-    let event = compiled.decode(&borrowed(&record)).map_err(|fault| {
-        Error::refused(format!(
-            "source '{}' does not take this event: {}: {}",
-            source.name, fault.reason, fault.message
-        ))
-    })?;
-    if record.key.is_none() {
-        record.key = event
-            .key
-            .as_ref()
-            .map(|key| key_bytes(source, key.as_str()));
-    }
-    Ok(record)
-}
-
-/// A key that is typed is text; where keys are JSON it is put in quotes unless it is JSON already.
-fn key_bytes(source: &config::Source, key: &str) -> Vec<u8> {
-    match source.key_format {
-        Format::Json if serde_json::from_str::<Value>(key).is_err() => {
-            Value::String(key.to_owned()).to_string().into_bytes()
-        }
-        _ => key.as_bytes().to_vec(),
-    }
-}
-
-/// The record as a stage would read it, from a place that no log has.
-fn borrowed(record: &NewRecord) -> Record<'_> {
-    Record {
-        topic: &record.topic,
-        partition: 0,
-        offset: 0,
-        timestamp: record.timestamp.unwrap_or_else(now_ms),
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &[],
-    }
-}
-
 pub(crate) fn now_ms() -> i64 {
     use headwater_runtime::clock::{Clock, System};
     System.now_ms()
@@ -329,145 +243,4 @@ fn starts_run(stage: &Stage, record: &NewRecord) -> Result<bool, Error> {
         ))
     })?;
     Ok(trigger.is_some())
-}
-
-/// A reader of an agent's runs and outputs, from before the trigger was written.
-struct Waiting {
-    reader: Box<dyn Reader>,
-    runs: String,
-    partitions: Vec<TopicPartition>,
-    found: BTreeMap<(String, i32, i64), (String, Value)>,
-    finished: Vec<audit::Record>,
-}
-
-impl Waiting {
-    fn begin(log: &dyn Log, agent: &config::Agent) -> Result<Self, Error> {
-        let runs = agent.topics.runs.clone();
-        let mut topics: BTreeSet<String> = agent
-            .outputs
-            .iter()
-            .map(|output| output.topic.clone())
-            .collect();
-        topics.insert(runs.clone());
-        let topics: Vec<String> = topics.into_iter().collect();
-        let mut partitions = Vec::new();
-        for (topic, info) in topics.iter().zip(log.topics(&topics)?) {
-            let info = info.ok_or_else(|| {
-                Error::failed(format!(
-                    "topic '{topic}' does not exist; is the pipeline applied to this Kafka?"
-                ))
-            })?;
-            partitions.extend(
-                (0..info.partitions)
-                    .map(|partition| TopicPartition::new(topic.as_str(), partition)),
-            );
-        }
-        let ends = log.ends(&partitions)?;
-        let mut reader = log.reader(Isolation::ReadCommitted)?;
-        let starts: Vec<_> = partitions
-            .iter()
-            .cloned()
-            .zip(ends)
-            .map(|(partition, end)| (partition, Start::Offset(end)))
-            .collect();
-        reader.assign(&starts)?;
-        Ok(Self {
-            reader,
-            runs,
-            partitions,
-            found: BTreeMap::new(),
-            finished: Vec::new(),
-        })
-    }
-
-    fn poll(&mut self) -> Result<(), Error> {
-        let Self {
-            reader,
-            runs,
-            found,
-            finished,
-            ..
-        } = self;
-        reader.poll(POLL, &mut |record| {
-            if record.topic == runs {
-                finished.extend(
-                    record
-                        .value
-                        .and_then(|value| serde_json::from_slice::<audit::Record>(value).ok()),
-                );
-            } else if let (Some(trigger), Some(value)) =
-                (record.header(header::TRIGGER), record.value)
-            {
-                let at = (record.topic.to_owned(), record.partition, record.offset);
-                let value = serde_json::from_slice(value)
-                    .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(value).into_owned()));
-                found.insert(at, (String::from_utf8_lossy(trigger).into_owned(), value));
-            }
-        })?;
-        Ok(())
-    }
-
-    /// The record of the trigger's run; `None` if there is none before the deadline.
-    fn run(
-        &mut self,
-        trigger: &Position,
-        deadline: Instant,
-    ) -> Result<Option<audit::Record>, Error> {
-        loop {
-            if let Some(run) = self
-                .finished
-                .drain(..)
-                .find(|run| run.trigger.position == *trigger)
-            {
-                return Ok(Some(run));
-            }
-            if Instant::now() > deadline {
-                return Ok(None);
-            }
-            self.poll()?;
-        }
-    }
-
-    /// What the run wrote. It was committed with the run's record, but partitions show a commit one by
-    /// one: what was there when the record was seen has to be read.
-    fn outputs(
-        mut self,
-        log: &dyn Log,
-        agent: &config::Agent,
-        trigger: &Position,
-        deadline: Instant,
-    ) -> Result<Vec<Output>, Error> {
-        let ends = log.ends(&self.partitions)?;
-        while Instant::now() <= deadline {
-            let Self {
-                reader, partitions, ..
-            } = &mut self;
-            let there = partitions.iter().zip(&ends).all(|(partition, end)| {
-                reader
-                    .position(partition)
-                    .is_some_and(|position| position >= *end)
-            });
-            if there {
-                break;
-            }
-            self.poll()?;
-        }
-        let trigger = trigger.to_string();
-        let outputs = self
-            .found
-            .into_iter()
-            .filter(|(_, (own, _))| *own == trigger);
-        Ok(outputs
-            .map(|((topic, partition, offset), (_, value))| Output {
-                source: agent
-                    .outputs
-                    .iter()
-                    .find(|output| output.topic == topic)
-                    .map(|output| output.source.clone())
-                    .unwrap_or_default(),
-                position: format!("{topic}-{partition}-{offset}"),
-                value,
-            })
-            .collect())
-    }
 }
