@@ -29,7 +29,20 @@ impl Handle {
         runtime: runtime::Handle,
     ) -> Result<Self, Error> {
         let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
-        let board = Arc::new(Board::new(context.kind, &context.name, &names));
+        let told = Arc::clone(context);
+        let announce = move || {
+            tracing::info!(kind = %told.kind, name = told.name, "stage is ready");
+            told.services.observer.tell(|| Happening::Ready {
+                kind: told.kind,
+                name: told.name.clone(),
+            });
+        };
+        let board = Arc::new(Board::new(
+            context.kind,
+            &context.name,
+            &names,
+            Box::new(announce),
+        ));
         let life = Life::new(&context.services.shutdown, runtime, Arc::clone(&board));
         let handle = Self {
             life: Arc::clone(&life),

@@ -242,6 +242,8 @@ impl Folder {
     }
 
     pub(super) fn run(mut self) -> Result<(), Error> {
+        // Half a second that the first run would wait for otherwise.
+        headwater_engine::tokens::prepare();
         if self.held.views.is_empty() {
             self.restored_percent = 100;
             self.held.become_ready();

@@ -82,7 +82,11 @@ pub struct Problem {
 }
 
 /// Where threads write and others read.
-pub(crate) struct Board(Mutex<Inner>);
+pub(crate) struct Board {
+    inner: Mutex<Inner>,
+    /// Called when the stage becomes ready.
+    announce: Box<dyn Fn() + Send + Sync>,
+}
 
 struct Inner {
     status: Status,
@@ -90,11 +94,16 @@ struct Inner {
 }
 
 impl Board {
-    pub(super) fn new(kind: Owner, name: &str, parts: &[&str]) -> Self {
+    pub(super) fn new(
+        kind: Owner,
+        name: &str,
+        parts: &[&str],
+        announce: Box<dyn Fn() + Send + Sync>,
+    ) -> Self {
         let parts = parts
             .iter()
             .map(|part| ((*part).to_owned(), Part::default()));
-        Self(Mutex::new(Inner {
+        let inner = Mutex::new(Inner {
             status: Status {
                 kind,
                 name: name.to_owned(),
@@ -107,11 +116,12 @@ impl Board {
                 problems: Vec::new(),
             },
             moves: 0,
-        }))
+        });
+        Self { inner, announce }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn status(&self) -> Status {
@@ -122,11 +132,15 @@ impl Board {
         let mut inner = self.lock();
         change(&mut inner.status);
         let status = &mut inner.status;
+        let before = status.ready;
         status.ready = status.phase == Phase::Running
             && status
                 .parts
                 .values()
                 .all(|part| part.joined && part.restored_percent == 100 && part.caught_up);
+        if status.ready && !before {
+            (self.announce)();
+        }
     }
 
     /// A part's state, written as a whole: what belongs together is seen together.
@@ -213,7 +227,7 @@ mod tests {
 
     #[test]
     fn ready_is_all_parts_ready_while_running() {
-        let board = Board::new(Owner::Agent, "a", &["views", "runs"]);
+        let board = Board::new(Owner::Agent, "a", &["views", "runs"], Box::new(|| {}));
         let part = Part {
             joined: true,
             restored_percent: 100,
@@ -233,7 +247,7 @@ mod tests {
 
     #[test]
     fn problems_are_one_per_reason_and_place() {
-        let board = Board::new(Owner::View, "v", &["fold"]);
+        let board = Board::new(Owner::View, "v", &["fold"], Box::new(|| {}));
         board.problem("Stopped", "t-0", "first");
         board.problem("Stopped", "t-0", "second");
         board.problem("Stopped", "t-1", "third");

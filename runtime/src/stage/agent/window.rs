@@ -110,13 +110,10 @@ impl<W, F> Window<W, F> {
     /// Takes out at most `limit` triggers that may start now, in offset order.
     pub(super) fn start(&mut self, limit: usize) -> Vec<(i64, Option<Key>, W)> {
         let mut started = Vec::new();
-        if self.halted {
-            return started;
-        }
         // A key whose earlier trigger waits is not overtaken.
         let mut passed: HashSet<Key> = HashSet::new();
         for entry in &mut self.entries {
-            if started.len() == limit {
+            if started.len() == limit || matches!(entry.state, State::Halted) {
                 break;
             }
             if !matches!(entry.state, State::Waiting(_)) {
@@ -285,5 +282,18 @@ mod tests {
         assert_eq!(start(&mut window, 9), [0_i64; 0]);
         assert_eq!(window.idle_offset(), None);
         assert!(window.is_halted());
+    }
+
+    #[test]
+    fn what_is_before_a_halt_goes_on() {
+        let mut window = window(&["a", "a"]);
+        window.halt_at(2);
+        assert_eq!(start(&mut window, 9), [0]);
+        window.finish(0, 0);
+        assert_eq!(commit(&mut window), Some((vec![0], 1)));
+        assert_eq!(start(&mut window, 9), [1]);
+        window.finish(1, 1);
+        assert_eq!(commit(&mut window), Some((vec![1], 2)));
+        assert_eq!(commit(&mut window), None);
     }
 }

@@ -1,6 +1,10 @@
 //! The intake of a view with an input log of its own: reads the sources in a group, and writes what the
 //! engine projects from them, in the order that counts from then on.
 //!
+//! Of what waits in the sources' logs the oldest goes first: so after records came in, the logs are asked
+//! for their ends, and an event is held until every partition is read up to there or shows its next one.
+//! It is held for at most [`HOLD`]: a transaction that stays open somewhere must not stop the view.
+//!
 //! Each transaction carries the projected records, a mark for every partition of the input log, dead
 //! letters, and the offsets of all source partitions: an event is in the input log exactly once. Where
 //! partitions are lost while a transaction is undecided, everything taken in is forgotten and read again
@@ -12,7 +16,7 @@ use super::super::reading::persist;
 use super::super::rebalance::Rebalance;
 use super::super::status::{Part, Processed};
 use super::super::{Context, DRAIN, Error};
-use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, RECORDS_PER_POLL, Start};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::config::{InvalidRecords, View};
@@ -25,6 +29,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const IDLE: Duration = Duration::from_secs(10);
+/// The longest that an event is held for others that may be older.
+const HOLD: Duration = Duration::from_secs(1);
+/// Events of a partition that wait in memory; more wait in Kafka.
+const WAITING: usize = 5_000;
+/// Where a partition with so many waiting is read again.
+const REFILL: usize = 1_000;
 
 pub(super) struct Loop {
     context: Arc<Context>,
@@ -34,16 +44,30 @@ pub(super) struct Loop {
     committer: Committer,
     sources: Vec<String>,
     owned: BTreeMap<TopicPartition, Owned>,
-    dead: Vec<NewRecord>,
+    /// With the position of the record, whose offset they are committed with.
+    dead: Vec<(TopicPartition, i64, NewRecord)>,
     pending: Option<Batch>,
     joined: bool,
-    drained: bool,
+    /// Since when events have been waiting.
+    held_since: Option<Instant>,
 }
 
 struct Owned {
     committed: i64,
     target: i64,
+    /// Where the log ended when it was asked last.
+    end: i64,
+    /// Read up to here.
+    position: i64,
     stopped: bool,
+    paused: bool,
+}
+
+impl Owned {
+    /// More is in the log than was read.
+    fn behind(&self) -> bool {
+        !self.stopped && self.position < self.end
+    }
 }
 
 struct Batch {
@@ -80,7 +104,7 @@ impl Loop {
             dead: Vec::new(),
             pending: None,
             joined: false,
-            drained: true,
+            held_since: None,
         }
     }
 
@@ -113,7 +137,7 @@ impl Loop {
     fn turn(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
         let mut rebalance = Rebalance::default();
         let mut stopped = Vec::new();
-        let events = group.poll(self.wait(), &mut |event| match event {
+        group.poll(self.wait(), &mut |event| match event {
             GroupEvent::Record(record) => {
                 if self.take(record) {
                     stopped.push(TopicPartition::new(record.topic, record.partition));
@@ -121,7 +145,6 @@ impl Loop {
             }
             event => rebalance.note(&event),
         })?;
-        self.drained = events < RECORDS_PER_POLL;
         if !stopped.is_empty() {
             group.pause(&stopped)?;
         }
@@ -136,8 +159,10 @@ impl Loop {
             .retry_at()
             .is_none_or(|at| at <= Instant::now());
         if due || !rebalance.revoked.is_empty() {
+            self.ends()?;
             self.write(group)?;
         }
+        self.fill(group)?;
         if !rebalance.revoked.is_empty() {
             self.lose(group, &rebalance.revoked)?;
         }
@@ -172,8 +197,9 @@ impl Loop {
         if self.context.invalid_of_topic(record.topic) == InvalidRecords::Skip {
             self.context.skipped(&self.life, record, fault);
         } else {
-            self.dead
-                .push(dead_letter(record, fault, &self.view.dead_topic));
+            let partition = TopicPartition::new(record.topic, record.partition);
+            let letter = dead_letter(record, fault, &self.view.dead_topic);
+            self.dead.push((partition, record.offset, letter));
             self.context.dead_letter(&self.life, record, fault);
         }
     }
@@ -183,6 +209,7 @@ impl Loop {
         for partition in lost {
             self.owned.remove(partition);
             self.intake.stop(&partition.topic, partition.partition);
+            self.dead.retain(|(of, _, _)| of != partition);
         }
         if self.pending.is_none() {
             return Ok(());
@@ -229,7 +256,10 @@ impl Loop {
                 Owned {
                     committed: next,
                     target: bounds.high,
+                    end: bounds.high,
+                    position: next,
                     stopped: false,
+                    paused: false,
                 },
             );
         }
@@ -237,14 +267,60 @@ impl Loop {
     }
 
     fn positions(&mut self, group: &mut dyn GroupReader) {
-        for (partition, owned) in &self.owned {
+        for (partition, owned) in &mut self.owned {
             if !owned.stopped
                 && let Some(position) = group.position(partition)
             {
+                owned.position = owned.position.max(position);
                 self.intake
                     .advance(&partition.topic, partition.partition, position);
             }
         }
+    }
+
+    fn waiting(&self) -> usize {
+        let of =
+            |partition: &TopicPartition| self.intake.waiting(&partition.topic, partition.partition);
+        self.owned.keys().map(of).sum()
+    }
+
+    /// Asks where the logs end, after whatever waits was read: what was acknowledged before it is below.
+    fn ends(&mut self) -> Result<(), Error> {
+        if self.waiting() == 0 || self.owned.len() == 1 {
+            return Ok(());
+        }
+        let partitions: Vec<_> = self.owned.keys().cloned().collect();
+        let log = &self.context.services.log;
+        let ends = persist(&self.life, "ends", || log.ends(&partitions))?;
+        for (owned, end) in self.owned.values_mut().zip(ends) {
+            owned.end = end;
+        }
+        Ok(())
+    }
+
+    /// Keeps what waits in memory bounded, while others are behind.
+    fn fill(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for (partition, owned) in &mut self.owned {
+            let waiting = self.intake.waiting(&partition.topic, partition.partition);
+            if owned.stopped {
+                continue;
+            }
+            if !owned.paused && waiting >= WAITING {
+                owned.paused = true;
+                pause.push(partition.clone());
+            } else if owned.paused && waiting <= REFILL {
+                owned.paused = false;
+                resume.push(partition.clone());
+            }
+        }
+        if !pause.is_empty() {
+            group.pause(&pause)?;
+        }
+        if !resume.is_empty() {
+            group.resume(&resume)?;
+        }
+        Ok(())
     }
 
     fn moved(&self) -> bool {
@@ -263,21 +339,42 @@ impl Loop {
         if self.pending.is_some() && !self.send(group)? {
             return Ok(false);
         }
-        if !self.moved() {
-            return Ok(true);
+        let overdue = self.held_since.is_some_and(|since| since.elapsed() >= HOLD);
+        let behind: BTreeSet<(&str, i32)> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.behind() && !overdue)
+            .map(|(partition, _)| (&*partition.topic, partition.partition))
+            .collect();
+        let mut records = self
+            .intake
+            .drain(&|topic, partition| behind.contains(&(topic, partition)));
+        if self.waiting() == 0 {
+            self.held_since = None;
+        } else if overdue || self.held_since.is_none() {
+            self.held_since = Some(Instant::now());
         }
-        let mut records = self.intake.drain(self.drained);
-        records.append(&mut self.dead);
-        let offsets = self
+        if !self.moved() {
+            return Ok(self.waiting() == 0);
+        }
+        let next: BTreeMap<TopicPartition, i64> = self
             .intake
             .positions()
             .into_iter()
-            .map(|(topic, partition, next)| {
+            .map(|(topic, partition, next)| (TopicPartition::new(topic, partition), next))
+            .collect();
+        let went = |(of, offset, _): &mut (TopicPartition, i64, NewRecord)| {
+            next.get(of).is_some_and(|next| *offset < *next)
+        };
+        records.extend(self.dead.extract_if(.., went).map(|(_, _, letter)| letter));
+        let offsets = next
+            .into_iter()
+            .map(|(partition, offset)| {
                 let committed = Committed {
-                    offset: next,
+                    offset,
                     metadata: String::new(),
                 };
-                (TopicPartition::new(topic, partition), committed)
+                (partition, committed)
             })
             .collect();
         self.pending = Some(Batch { records, offsets });
@@ -338,8 +435,9 @@ impl Loop {
         match (&self.pending, self.committer.retry_at()) {
             (Some(_), Some(at)) => at.saturating_duration_since(Instant::now()),
             (Some(_), None) => Duration::ZERO,
-            (None, _) if self.moved() => Duration::ZERO,
-            (None, _) => IDLE,
+            (None, _) => self.held_since.map_or(IDLE, |since| {
+                (since + HOLD).saturating_duration_since(Instant::now())
+            }),
         }
     }
 
@@ -364,7 +462,7 @@ impl Loop {
                     .values()
                     .all(|owned| owned.stopped || owned.committed >= owned.target),
                 waiting: 0,
-                in_flight: self.pending.iter().len(),
+                in_flight: self.pending.iter().len() + self.waiting(),
                 positions,
             },
         );

@@ -1,0 +1,353 @@
+//! A log, topics of its own, and the configuration of a small airline on them.
+//!
+//! `questions` trigger the agent `helper`, which reads the view `flights` and answers to `answers`.
+//! Every bed has a namespace of its own, so that beds share a broker.
+
+use headwater_engine::config::Stage;
+use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_runtime::log::kafka::Kafka;
+use headwater_runtime::log::memory::Memory;
+use headwater_runtime::log::{Isolation, Log, Start, TopicSpec, Writer};
+use headwater_runtime::model::Model;
+use headwater_runtime::observe::Observer;
+use headwater_runtime::stage::{self, Handle, Services};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+pub const PARTITIONS: i32 = 3;
+pub const DEADLINE: Duration = Duration::from_secs(60);
+const STATIC: &[&str] = &[
+    "questions",
+    "answers",
+    "flights",
+    "delays",
+    "view.flights.000001",
+    "view.board.000001",
+    "view.board.000001-in",
+    "agent.helper.conversation",
+    "agent.helper.runs",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Memory,
+    Kafka,
+}
+
+pub struct Bed {
+    pub kind: Kind,
+    pub log: Arc<dyn Log>,
+    pub namespace: String,
+    pub shutdown: CancellationToken,
+    pub observer: Observer,
+    pub models: BTreeMap<String, Arc<dyn Model>>,
+}
+
+/// A record as tests look at it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub key: String,
+    pub value: Value,
+    pub headers: HashMap<String, String>,
+}
+
+impl Bed {
+    pub fn new(kind: Kind) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log: Arc<dyn Log> = match kind {
+            Kind::Memory => Arc::new(Memory::new()),
+            Kind::Kafka => {
+                let broker = headwater_testbed::kafka().unwrap();
+                let config = headwater_engine::config::Kafka {
+                    bootstrap_servers: vec![broker.bootstrap().to_owned()],
+                    ..Default::default()
+                };
+                Arc::new(Kafka::open(&config, "stages-test").unwrap())
+            }
+        };
+        let namespace = format!(
+            "stages-{}-{}-{}",
+            std::process::id(),
+            jiff::Timestamp::now().as_millisecond(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let bed = Self {
+            kind,
+            log,
+            namespace,
+            shutdown: CancellationToken::new(),
+            observer: Observer::new(),
+            models: BTreeMap::new(),
+        };
+        let mut topics: Vec<TopicSpec> = STATIC
+            .iter()
+            .map(|name| bed.spec(name, PARTITIONS))
+            .collect();
+        for owner in ["view.flights", "view.board", "agent.helper"] {
+            topics.push(bed.spec(&format!("{owner}.dead"), 1));
+        }
+        bed.log.create(&topics).unwrap();
+        bed
+    }
+
+    fn spec(&self, name: &str, partitions: i32) -> TopicSpec {
+        TopicSpec {
+            name: self.topic(name),
+            partitions,
+            replication_factor: Some(1),
+            config: BTreeMap::new(),
+        }
+    }
+
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.namespace)
+    }
+
+    pub fn services(&self) -> Services {
+        Services {
+            shutdown: self.shutdown.clone(),
+            observer: self.observer.clone(),
+            models: self.models.clone(),
+            ..Services::new(Arc::clone(&self.log))
+        }
+    }
+
+    fn source(&self, name: &str) -> Value {
+        json!({
+            "name": name, "topic": self.topic(name), "format": "Json", "keyFormat": "Text",
+            "schema": null, "key": null, "eventTime": null, "invalidRecords": "DeadLetter",
+        })
+    }
+
+    /// What all stages share.
+    fn common(&self) -> Value {
+        let mut flights = self.source("flights");
+        flights["schema"] = json!({"type": "object", "required": ["gate"]});
+        json!({
+            "namespace": self.namespace,
+            "kafka": {},
+            "sources": {
+                "questions": self.source("questions"), "flights": flights,
+                "delays": self.source("delays"), "answers": self.source("answers"),
+            },
+            "views": {
+                "flights": {
+                    "name": "flights", "generation": "000001",
+                    "from": [{"name": "flights", "source": "flights", "required": false}],
+                    "fold": {"latest": {"merge": "Replace"}}, "indexes": [],
+                    "input": {"source": {"topic": self.topic("flights")}},
+                    "stateTopic": self.topic("view.flights.000001"),
+                    "deadTopic": self.topic("view.flights.dead"),
+                },
+                "board": {
+                    "name": "board", "generation": "000001",
+                    "from": [
+                        {"name": "schedule", "source": "flights", "value": "{'gate': event.gate}", "required": false},
+                        {"name": "delays", "source": "delays", "key": "event.flight", "value": "{'minutes': event.minutes}", "required": false},
+                    ],
+                    "fold": {"latest": {"merge": "Fields"}}, "indexes": [],
+                    "input": {"own": {"topic": self.topic("view.board.000001-in")}},
+                    "stateTopic": self.topic("view.board.000001"),
+                    "deadTopic": self.topic("view.board.dead"),
+                },
+            },
+        })
+    }
+
+    /// The view stage of `flights` or `board`.
+    pub fn view(&self, name: &str) -> Value {
+        let mut stage = self.common();
+        stage["role"] = json!({"view": {"name": name}});
+        stage
+    }
+
+    /// The agent; its scripted model says what the slot and the conversation hold.
+    pub fn agent(&self) -> Value {
+        let mut stage = self.common();
+        stage["role"] = json!({"agent": {
+            "name": "helper",
+            "trigger": {"source": "questions", "startFrom": "Earliest", "deletes": "Ignore", "filter": "event.text != 'ignore'", "key": null},
+            "slots": [{
+                "name": "flight",
+                "lookup": {"view": "flights", "by": {"key": "event.flight"}, "index": null, "where": null, "orderBy": null, "order": "Ascending", "limit": 20},
+                "required": false, "budgetTokens": null, "priority": 0, "maxStalenessMs": null, "onStale": "Mark",
+            }],
+            "freshnessWaitMs": 5_000,
+            "when": null,
+            "conversation": {"turns": 50, "expireAfterMs": 86_400_000, "userText": "event.text"},
+            "prompt": {"user": "{{ event.text }}"},
+            "model": {
+                "name": "chat",
+                "provider": {"scripted": {"rules": [{"reply": "gate {{ request.context.flight.gate if request.context.flight else 'none' }} turns {{ request.messages | length }}"}]}},
+                "model": "scripted", "parameters": {}, "contextWindowTokens": 32_768, "maxOutputTokens": 1_024,
+                "requestTimeoutMs": 10_000,
+                "retry": {"maxAttempts": 2, "initialBackoffMs": 1, "maxBackoffMs": 2},
+            },
+            "outputs": [{
+                "name": "answer", "source": "answers", "topic": self.topic("answers"), "format": "Json", "outcome": "Done",
+                "when": null, "items": null, "key": null, "value": "{'text': result.text, 'asked': event.text}",
+            }],
+            "delivery": {"maxAttempts": 2, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
+            "audit": "Full",
+            "concurrency": 64,
+            "topics": {
+                "conversation": self.topic("agent.helper.conversation"),
+                "runs": self.topic("agent.helper.runs"),
+                "dead": self.topic("agent.helper.dead"),
+            },
+        }});
+        stage
+    }
+
+    pub fn start(&self, stage: &Value) -> Handle {
+        self.start_with(stage, self.services())
+    }
+
+    pub fn start_with(&self, stage: &Value, services: Services) -> Handle {
+        let config: Stage = serde_json::from_value(stage.clone()).unwrap();
+        stage::start(config, 0, services).unwrap()
+    }
+
+    /// Starts and waits until it is ready.
+    pub async fn started(&self, stage: &Value) -> Handle {
+        let handle = self.start(stage);
+        ready(&handle).await;
+        handle
+    }
+
+    pub fn writer(&self) -> Box<dyn Writer> {
+        self.log.writer().unwrap()
+    }
+
+    pub fn record(&self, topic: &str, key: &str, value: &Value) -> NewRecord {
+        NewRecord {
+            topic: self.topic(topic),
+            key: Some(key.as_bytes().to_vec()),
+            value: Some(serde_json::to_vec(value).unwrap()),
+            ..NewRecord::default()
+        }
+    }
+
+    pub fn question(&self, session: &str, text: &str, flight: &str) -> NewRecord {
+        self.record(
+            "questions",
+            session,
+            &json!({"text": text, "flight": flight}),
+        )
+    }
+
+    /// Every committed record that is in a topic now.
+    pub fn read(&self, topic: &str) -> Vec<Seen> {
+        let mut follow = self.follow(topic);
+        let ends = self.log.ends(&follow.partitions).unwrap();
+        let begun = Instant::now();
+        while !follow
+            .partitions
+            .clone()
+            .iter()
+            .zip(&ends)
+            .all(|(partition, end)| *end == 0 || follow.reader.position(partition) >= Some(*end))
+        {
+            follow.poll(Duration::from_millis(100));
+            assert!(begun.elapsed() < DEADLINE, "cannot read {topic} to its end");
+        }
+        follow.seen
+    }
+
+    pub fn follow(&self, topic: &str) -> Follow {
+        let topic = self.topic(topic);
+        let info = self.log.topics(std::slice::from_ref(&topic)).unwrap();
+        let count = info[0].as_ref().unwrap().partitions;
+        let partitions: Vec<_> = (0..count)
+            .map(|p| TopicPartition::new(topic.as_str(), p))
+            .collect();
+        let mut reader = self.log.reader(Isolation::ReadCommitted).unwrap();
+        let starts: Vec<_> = partitions
+            .iter()
+            .map(|p| (p.clone(), Start::Earliest))
+            .collect();
+        reader.assign(&starts).unwrap();
+        Follow {
+            reader,
+            partitions,
+            seen: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// A reader that keeps what it has seen.
+pub struct Follow {
+    reader: Box<dyn headwater_runtime::log::Reader>,
+    partitions: Vec<TopicPartition>,
+    pub seen: Vec<Seen>,
+}
+
+impl Follow {
+    fn poll(&mut self, wait: Duration) {
+        let seen = &mut self.seen;
+        self.reader
+            .poll(wait, &mut |record| {
+                let text = |bytes: Option<&[u8]>| {
+                    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+                };
+                seen.push(Seen {
+                    key: text(record.key),
+                    value: record.value.map_or(Value::Null, |bytes| {
+                        serde_json::from_slice(bytes).unwrap_or_else(|_| text(Some(bytes)).into())
+                    }),
+                    headers: record
+                        .headers
+                        .iter()
+                        .map(|(name, value)| ((*name).to_owned(), text(*value)))
+                        .collect(),
+                });
+            })
+            .unwrap();
+    }
+
+    /// Waits until there are so many records in all.
+    pub fn wait(&mut self, count: usize) -> &[Seen] {
+        let begun = Instant::now();
+        while self.seen.len() < count {
+            self.poll(Duration::from_millis(500));
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "{} of {count} records came: {:?}",
+                self.seen.len(),
+                self.seen
+                    .iter()
+                    .map(|seen| (&seen.key, &seen.value))
+                    .take(20)
+                    .collect::<Vec<_>>()
+            );
+        }
+        &self.seen
+    }
+}
+
+/// Waits for a condition on a stage's status, which nothing signals.
+pub async fn until(handle: &Handle, what: &str, condition: impl Fn(&Handle) -> bool) {
+    let begun = Instant::now();
+    while !condition(handle) {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "not {what}: {:#?}",
+            handle.status()
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub async fn ready(handle: &Handle) {
+    until(handle, "ready", Handle::is_ready).await;
+}
