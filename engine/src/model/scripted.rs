@@ -187,3 +187,7 @@ fn reply(text: String, messages: &[Message]) -> Reply {
         finish_reason: "stop".to_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "scripted_tests.rs"]
+mod tests;
