@@ -36,7 +36,10 @@ impl Scripted {
         let answer = self.rules.answer(request).map_err(|fault| Error::Script {
             reason: fault.message,
         })?;
-        sleep(Duration::from_millis(answer.delay_ms)).await;
+        // The timer's tick is a millisecond: no delay must not become one.
+        if answer.delay_ms > 0 {
+            sleep(Duration::from_millis(answer.delay_ms)).await;
+        }
         match answer.outcome {
             Outcome::Reply(reply) => Ok(reply),
             Outcome::Error { status } => Err(Error::Status {

@@ -49,6 +49,8 @@ impl Handle {
             board: Arc::clone(&board),
             ended: CancellationToken::new(),
         };
+        life.runtime
+            .spawn(super::lag::measure(Arc::clone(context), Arc::clone(&life)));
         let left = Arc::new(AtomicUsize::new(parts.len()));
         board.phase(Phase::Running);
         for (name, part) in parts {

@@ -250,19 +250,34 @@ impl Folder {
             self.publish();
             return self.idle();
         }
+        match self.begin() {
+            Ok(mut reader) => {
+                while !self.life.stopping() {
+                    self.turn(&mut *reader)?;
+                }
+                Ok(())
+            }
+            // A restart would come to the same: somebody has to read the status, and decide.
+            Err(Error::Stalled(stall)) => {
+                stall.tell(&self.life);
+                self.idle()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Restores, and begins to read where the states end.
+    fn begin(&mut self) -> Result<Box<dyn Reader>, Error> {
         let inputs = self.find_inputs()?;
         self.restore(&inputs)?;
         let log = Arc::clone(&self.context.services.log);
         let mut reader = log.reader(Isolation::ReadCommitted)?;
         self.life.woken_by(reader.waker());
-        self.begin(&mut *reader)?;
-        while !self.life.stopping() {
-            self.turn(&mut *reader)?;
-        }
-        Ok(())
+        self.assign(&mut *reader)?;
+        Ok(reader)
     }
 
-    /// An agent without slots folds nothing, but is a stage all the same.
+    /// Nothing to fold, but a part of the stage all the same.
     fn idle(&self) -> Result<(), Error> {
         while !self.life.stopping() {
             self.life.wait(Duration::from_secs(3_600));
@@ -355,7 +370,7 @@ impl Folder {
         Ok(())
     }
 
-    fn begin(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
+    fn assign(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
         let partitions: Vec<TopicPartition> = self.inputs.keys().cloned().collect();
         let log = Arc::clone(&self.context.services.log);
         let bounds = persist(&self.life, "watermarks", || log.watermarks(&partitions))?;

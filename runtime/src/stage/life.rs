@@ -42,6 +42,11 @@ impl Life {
         life
     }
 
+    /// Resolves when the stage ends, in either way.
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
     pub(super) fn stopping(&self) -> bool {
         self.ended.is_cancelled()
     }

@@ -10,6 +10,7 @@ mod context;
 mod ends;
 mod handle;
 mod held;
+mod lag;
 mod life;
 mod reading;
 mod rebalance;
@@ -145,6 +146,31 @@ impl Stall {
             });
         }
         Ok(log::Start::Offset(next))
+    }
+
+    /// Where a group goes on whose committed offset is `next`.
+    fn triggers(input: &TopicPartition, next: i64, bounds: Watermarks) -> Result<i64, Self> {
+        let (reason, what) = if next > bounds.high {
+            (
+                "InputReset",
+                format!("ends at {}: the topic was made anew", bounds.high),
+            )
+        } else if next < bounds.low {
+            let what = format!(
+                "now begins at {}: records in between are gone, never processed. Raise the topic's retention",
+                bounds.low
+            );
+            ("InputLost", what)
+        } else {
+            return Ok(next);
+        };
+        Err(Self {
+            reason,
+            at: input.to_string(),
+            message: format!(
+                "'{input}' was processed up to offset {next}, but {what}. Say where to go on: headwater resume"
+            ),
+        })
     }
 
     fn state(partition: &TopicPartition, fault: &Fault) -> Self {

@@ -81,6 +81,28 @@ pub struct Problem {
     pub at: String,
 }
 
+impl Status {
+    /// The next offset of every input partition that does not stand still on purpose.
+    fn positions(&self) -> Vec<(TopicPartition, i64)> {
+        let all = self.parts.values().flat_map(|part| &part.positions);
+        all.filter(|position| !position.stopped)
+            .map(|position| {
+                let topic = position.topic.as_str();
+                (
+                    TopicPartition::new(topic, position.partition),
+                    position.next,
+                )
+            })
+            .collect()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.parts
+            .values()
+            .all(|part| part.joined && part.waiting == 0 && part.in_flight == 0 && part.caught_up)
+    }
+}
+
 /// Where threads write and others read.
 pub(crate) struct Board {
     inner: Mutex<Inner>,
@@ -192,32 +214,26 @@ impl Board {
             .retain(|problem| problem.reason != reason || problem.at != at);
     }
 
+    pub(super) fn positions(&self) -> Vec<(TopicPartition, i64)> {
+        self.lock().status.positions()
+    }
+
     /// Whether everything in the input logs is processed and nothing is in flight.
     pub(super) fn caught_up(&self, log: &dyn Log) -> log::Result<bool> {
-        let parts: Vec<Part> = self.lock().status.parts.values().cloned().collect();
-        let idle = parts
-            .iter()
-            .all(|part| part.joined && part.waiting == 0 && part.in_flight == 0 && part.caught_up);
+        // Seen at one moment: a record that is taken in moves the position and is in flight at once.
+        let (idle, positions) = {
+            let status = &self.lock().status;
+            (status.is_idle(), status.positions())
+        };
         if !idle {
             return Ok(false);
         }
-        let positions: Vec<&Processed> = parts
-            .iter()
-            .flat_map(|part| &part.positions)
-            .filter(|position| !position.stopped)
-            .collect();
-        let partitions: Vec<TopicPartition> = positions
-            .iter()
-            .map(|position| TopicPartition::new(position.topic.as_str(), position.partition))
-            .collect();
+        let (partitions, next): (Vec<TopicPartition>, Vec<i64>) = positions.into_iter().unzip();
         if partitions.is_empty() {
             return Ok(true);
         }
         let ends = log.ends(&partitions)?;
-        Ok(positions
-            .iter()
-            .zip(ends)
-            .all(|(position, end)| position.next >= end))
+        Ok(next.iter().zip(ends).all(|(next, end)| *next >= end))
     }
 }
 

@@ -15,6 +15,7 @@ use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::agent::{Completion, Trigger};
 use headwater_engine::audit;
+use headwater_engine::config::OnFailure;
 use headwater_engine::fault::{Fault, Reason};
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::collections::BTreeMap;
@@ -23,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// Runs in one transaction.
 const RUNS: usize = 500;
+/// Bytes of them, unless one run alone has more.
+const BYTES: usize = 4 << 20;
 /// Offsets that no run moved are committed so often.
 const OFFSETS_EVERY: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,7 @@ pub(super) struct Finished {
     arrived: Instant,
     /// How often the log refused one of its records.
     refusals: u32,
+    bytes: usize,
 }
 
 impl Finished {
@@ -42,7 +46,13 @@ impl Finished {
         trigger: Option<Arc<Trigger>>,
         arrived: Instant,
     ) -> Self {
+        let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
         Self {
+            bytes: completion
+                .records
+                .iter()
+                .map(|record| bytes(&record.key) + bytes(&record.value))
+                .sum(),
             completion,
             trigger,
             arrived,
@@ -142,15 +152,16 @@ impl Batches {
             .then_some(self.offsets_at)
     }
 
-    /// The first offsets of a new agent. Where it fails it is asked for again.
+    /// The first offsets of a new agent. Gives when to look whether they are there.
     pub(super) fn first_offsets(
         &mut self,
         group: &mut dyn GroupReader,
         offsets: &[(TopicPartition, Committed)],
-    ) -> Result<(), Error> {
+    ) -> Result<Instant, Error> {
         self.committer.commit(group, &[], offsets)?;
+        let look_at = self.committer.retry_at().unwrap_or_else(Instant::now);
         self.committer.forget();
-        Ok(())
+        Ok(look_at)
     }
 
     /// Commits whatever is finished.
@@ -189,11 +200,18 @@ impl Batches {
 
     /// Makes the next batch. False where there is nothing for one.
     fn gather(&mut self, actives: &mut BTreeMap<i32, &mut Active>, idle: bool) -> bool {
-        let mut room = RUNS;
+        let (mut runs, mut bytes) = (0, 0);
+        let mut room = |finished: &Finished| {
+            let fits = runs == 0 || (runs < RUNS && bytes + finished.bytes <= BYTES);
+            if fits {
+                runs += 1;
+                bytes += finished.bytes;
+            }
+            fits
+        };
         let mut parts = BTreeMap::new();
         for (number, active) in actives.iter_mut() {
-            if let Some(prefix) = active.window.take(room) {
-                room -= prefix.runs.len();
+            if let Some(prefix) = active.window.take(&mut room) {
                 parts.insert(*number, prefix);
             }
         }
@@ -371,6 +389,9 @@ impl Batches {
         };
         let context = &self.setup.context;
         tracing::warn!(run = %record.run, reason, message, "run failed");
+        if self.setup.config.delivery.on_failure == OnFailure::Skip {
+            return;
+        }
         context
             .services
             .metrics

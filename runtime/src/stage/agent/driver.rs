@@ -6,7 +6,7 @@
 //! letters and offsets together; while that is made, more finishes. A batch keeps its results until it is
 //! committed: no model is asked again because a transaction was aborted.
 
-use super::super::ends;
+use super::super::ends::{Answer, Service};
 use super::super::life::Life;
 use super::super::reading::{Errands, partitions, persist};
 use super::super::rebalance::Rebalance;
@@ -25,7 +25,7 @@ use headwater_engine::agent::Trigger;
 use headwater_engine::config::InvalidRecords;
 use headwater_engine::conversation::{Past, Store};
 use headwater_engine::fault::{Fault, Reason};
-use headwater_engine::key::partition_of;
+use headwater_engine::key::{Key, partition_of};
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{Record, TopicPartition};
 use std::collections::BTreeMap;
@@ -42,13 +42,14 @@ const REFILL: usize = 256;
 /// While another replica fixes the first offsets.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(10);
+const DRAINING: Duration = Duration::from_secs(1);
 
 pub(super) struct Driver {
     setup: Arc<Setup>,
     life: Arc<Life>,
     topic: Arc<str>,
     partition_count: i32,
-    ends: ends::Service,
+    ends: Service,
     batches: Batches,
     errands: Errands<(i32, u64, Result<Option<Store>, Error>)>,
     owned: BTreeMap<i32, Owned>,
@@ -60,6 +61,8 @@ pub(super) struct Driver {
     /// Counts assignments, so that a late answer to an earlier one is known as such.
     epoch: u64,
     draining: bool,
+    /// Counts launches, for whose turn it is to be first.
+    turns: usize,
     random: Arc<Random>,
     waker: Waker,
 }
@@ -131,7 +134,7 @@ impl Driver {
                 (0..count).map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
             })
             .collect();
-        let ends = ends::Service::start(Arc::clone(&log), Arc::clone(&life), roots)?;
+        let ends = Service::start(Arc::clone(&log), Arc::clone(&life), roots)?;
         let group = names::group(
             &context.config.namespace,
             Owner::Agent,
@@ -172,6 +175,7 @@ impl Driver {
             joined: false,
             epoch: 0,
             draining: false,
+            turns: 0,
             random: Arc::new(Random::unseeded()),
             waker,
         };
@@ -258,12 +262,14 @@ impl Driver {
 
     fn wait(&self) -> Duration {
         let now = Instant::now();
+        // A pod that ends has no time to sleep over its deadline.
+        let most = if self.draining { DRAINING } else { IDLE };
         let ask = (!self.unplaced.is_empty()).then_some(self.ask_at);
         let commit = self.batches.due_at(self.active().map(|(_, active)| active));
         ask.into_iter()
             .chain(commit)
             .min()
-            .map_or(IDLE, |at| at.saturating_duration_since(now).min(IDLE))
+            .map_or(most, |at| at.saturating_duration_since(now).min(most))
     }
 
     /// True where the partition has to stand still at this record.
@@ -355,12 +361,19 @@ impl Driver {
             Ok(start::Found::Offsets(offsets)) => {
                 self.unplaced.clear();
                 for (partition, next) in offsets {
-                    self.take_over(partition.partition, next)?;
+                    match next {
+                        Ok(next) => self.take_over(partition.partition, next)?,
+                        Err(stall) => {
+                            stall.tell(&self.life);
+                            if let Some(owned) = self.owned.get_mut(&partition.partition) {
+                                owned.state = State::Stalled;
+                            }
+                        }
+                    }
                 }
             }
             Ok(start::Found::New(offsets)) => {
-                self.batches.first_offsets(group, &offsets)?;
-                self.ask_at = Instant::now();
+                self.ask_at = self.batches.first_offsets(group, &offsets)?;
             }
             Ok(start::Found::NotYet) => self.ask_at = Instant::now() + ASK_AGAIN,
             Err(Error::Stalled(stall)) => {
@@ -499,7 +512,8 @@ impl Driver {
         }
     }
 
-    /// Starts what may start: all of it asks the log for its ends together.
+    /// Starts what may start: all of it asks the log for its ends together. Partitions share what room
+    /// there is, so that a long queue in one does not keep the others waiting.
     fn launch(&mut self) {
         if self.draining {
             return;
@@ -509,42 +523,71 @@ impl Driver {
             .map(|(_, active)| active.window.running())
             .sum();
         let mut room = (self.setup.config.concurrency.max(1) as usize).saturating_sub(running);
+        let numbers: Vec<i32> = self.active().map(|(number, _)| number).collect();
+        if room == 0 || numbers.is_empty() {
+            return;
+        }
+        self.turns = self.turns.wrapping_add(1);
+        let first = self.turns % numbers.len();
+        let share = room.div_ceil(numbers.len());
         let mut ends = None;
-        for (number, owned) in &mut self.owned {
-            let State::Active(active) = &mut owned.state else {
-                continue;
-            };
-            for (offset, key, taken) in active.window.start(room) {
-                room -= 1;
-                let ends = ends.get_or_insert_with(|| self.ends.ask());
-                let past = match (&active.store, &key) {
-                    (Some(store), Some(key)) => store.past(key, taken.trigger.time),
-                    _ => Past::default(),
-                };
-                tell_start(&self.setup, &taken.trigger);
-                let run = Run {
-                    setup: Arc::clone(&self.setup),
-                    trigger: Arc::clone(&taken.trigger),
-                    past,
-                    ends: ends.clone(),
-                    random: Arc::clone(&self.random),
-                };
-                let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
-                let (partition, epoch) = (*number, owned.epoch);
-                let task = self.life.runtime.spawn(async move {
-                    let ended = AssertUnwindSafe(run.run()).catch_unwind().await.ok();
-                    // The driver may be gone, and with it the partition.
-                    let _ = sender.send(Returned {
-                        partition,
-                        epoch,
-                        offset,
-                        ended,
-                    });
-                    waker();
-                });
-                active.tasks.insert(offset, (task.abort_handle(), taken));
+        // First everybody's share, then what others leave.
+        for most in [share, room] {
+            for number in numbers[first..].iter().chain(&numbers[..first]) {
+                for started in self.start_of(*number, most.min(room)) {
+                    room -= 1;
+                    let ends = ends.get_or_insert_with(|| self.ends.ask()).clone();
+                    self.spawn(*number, started, ends);
+                }
             }
         }
+    }
+
+    fn start_of(&mut self, number: i32, most: usize) -> Vec<(i64, Option<Key>, Taken)> {
+        match self.owned.get_mut(&number).map(|owned| &mut owned.state) {
+            Some(State::Active(active)) => active.window.start(most),
+            _ => Vec::new(),
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        number: i32,
+        (offset, key, taken): (i64, Option<Key>, Taken),
+        ends: Answer,
+    ) {
+        let Some(owned) = self.owned.get_mut(&number) else {
+            return;
+        };
+        let State::Active(active) = &mut owned.state else {
+            return;
+        };
+        let past = match (&active.store, &key) {
+            (Some(store), Some(key)) => store.past(key, taken.trigger.time),
+            _ => Past::default(),
+        };
+        tell_start(&self.setup, &taken.trigger);
+        let run = Run {
+            setup: Arc::clone(&self.setup),
+            trigger: Arc::clone(&taken.trigger),
+            past,
+            ends,
+            random: Arc::clone(&self.random),
+        };
+        let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
+        let epoch = owned.epoch;
+        let task = self.life.runtime.spawn(async move {
+            let ended = AssertUnwindSafe(run.run()).catch_unwind().await.ok();
+            // The driver may be gone, and with it the partition.
+            let _ = sender.send(Returned {
+                partition: number,
+                epoch,
+                offset,
+                ended,
+            });
+            waker();
+        });
+        active.tasks.insert(offset, (task.abort_handle(), taken));
     }
 
     /// Keeps windows bounded: a full one is left alone until it is half empty.

@@ -9,18 +9,19 @@ use super::super::life::Life;
 use super::super::reading::{persist, to_end};
 use super::super::{Error, Stall};
 use super::Setup;
-use crate::log::{Committed, GroupReader, Log};
+use crate::log::{Committed, GroupReader, Log, Watermarks};
 use headwater_engine::config::StartFrom;
 use headwater_engine::conversation::{Limits, Store};
 use headwater_engine::fault::Fault;
 use headwater_engine::record::TopicPartition;
-use std::collections::HashMap;
 use std::sync::Arc;
+
+const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
 
 /// Where the group stands.
 pub(super) enum Found {
-    /// The next offset of each partition that was asked for.
-    Offsets(HashMap<TopicPartition, i64>),
+    /// The next offset of each partition that was asked for, or why it cannot go on.
+    Offsets(Vec<(TopicPartition, Result<i64, Stall>)>),
     /// A new agent: these are to be committed, then asked again.
     New(Vec<(TopicPartition, Committed)>),
     /// A new agent, whose first offsets another replica fixes: ask again.
@@ -43,16 +44,19 @@ pub(super) fn find(
         .collect();
     let committed = persist(life, "committed offsets", || group.committed(&all))?;
     if committed.values().any(Option::is_some) {
-        let offset = |partition: &TopicPartition| match committed.get(partition) {
-            Some(Some(committed)) => committed.offset,
-            _ => 0,
+        let bounds = persist(life, "watermarks", || log.watermarks(assigned))?;
+        let next = |partition: &TopicPartition| {
+            let bounds = bounds.get(partition).copied().unwrap_or(NOTHING);
+            match committed.get(partition) {
+                Some(Some(committed)) => Stall::triggers(partition, committed.offset, bounds),
+                // Added since the agent began.
+                _ => Ok(bounds.low),
+            }
         };
-        return Ok(Found::Offsets(
-            assigned
-                .iter()
-                .map(|partition| (partition.clone(), offset(partition)))
-                .collect(),
-        ));
+        let offsets = assigned
+            .iter()
+            .map(|partition| (partition.clone(), next(partition)));
+        return Ok(Found::Offsets(offsets.collect()));
     }
     if !assigned.iter().any(|partition| partition.partition == 0) {
         return Ok(Found::NotYet);

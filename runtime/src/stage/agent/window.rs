@@ -145,17 +145,20 @@ impl<W, F> Window<W, F> {
         true
     }
 
-    /// Takes out the finished prefix, at most `limit` of it. Its keys stay busy until
+    /// Takes out the finished prefix, as long as there is room. Its keys stay busy until
     /// [`Window::committed`]. `None` where there is nothing to commit but offsets of records that
     /// started no run; those are [`Window::idle_offset`].
-    pub(super) fn take(&mut self, limit: usize) -> Option<Prefix<F>> {
+    pub(super) fn take(&mut self, room: &mut dyn FnMut(&F) -> bool) -> Option<Prefix<F>> {
         let mut prefix = Prefix {
             runs: Vec::new(),
             keys: Vec::new(),
             next: 0,
         };
-        while prefix.runs.len() < limit
-            && matches!(self.entries.front(), Some(entry) if matches!(entry.state, State::Finished(_)))
+        while let Some(Entry {
+            state: State::Finished(finished),
+            ..
+        }) = self.entries.front()
+            && room(finished)
         {
             if let Some(Entry {
                 key,
@@ -215,7 +218,7 @@ mod tests {
     }
 
     fn commit(window: &mut Window<(), i64>) -> Option<(Vec<i64>, i64)> {
-        let prefix = window.take(100)?;
+        let prefix = window.take(&mut |_| true)?;
         window.committed(prefix.next, &prefix.keys);
         Some((prefix.runs, prefix.next))
     }
@@ -250,7 +253,12 @@ mod tests {
         assert_eq!(commit(&mut window), None);
         assert!(window.finish(0, 0));
         assert!(!window.finish(0, 0));
-        let prefix = window.take(2).unwrap();
+        let mut room = 2;
+        let prefix = window.take(&mut |_| {
+            room -= 1;
+            room >= 0
+        });
+        let prefix = prefix.unwrap();
         assert_eq!((prefix.runs, prefix.next), (vec![0, 1], 2));
         assert_eq!(commit(&mut window), Some((vec![2], 3)));
         assert_eq!(window.unfinished(), 0);

@@ -15,7 +15,7 @@ use super::super::life::Life;
 use super::super::reading::persist;
 use super::super::rebalance::Rebalance;
 use super::super::status::{Part, Processed};
-use super::super::{Context, DRAIN, Error};
+use super::super::{Context, DRAIN, Error, Stall};
 use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
 use crate::observe::Happening;
@@ -46,6 +46,8 @@ pub(super) struct Loop {
     owned: BTreeMap<TopicPartition, Owned>,
     /// With the position of the record, whose offset they are committed with.
     dead: Vec<(TopicPartition, i64, NewRecord)>,
+    /// Assigned, but cannot begin; a problem in the status says why.
+    stalled: BTreeSet<TopicPartition>,
     pending: Option<Batch>,
     joined: bool,
     /// Since when events have been waiting.
@@ -102,6 +104,7 @@ impl Loop {
             sources: topics.into_iter().collect(),
             owned: BTreeMap::new(),
             dead: Vec::new(),
+            stalled: BTreeSet::new(),
             pending: None,
             joined: false,
             held_since: None,
@@ -208,6 +211,7 @@ impl Loop {
     fn lose(&mut self, group: &mut dyn GroupReader, lost: &[TopicPartition]) -> Result<(), Error> {
         for partition in lost {
             self.owned.remove(partition);
+            self.stalled.remove(partition);
             self.intake.stop(&partition.topic, partition.partition);
             self.dead.retain(|(of, _, _)| of != partition);
         }
@@ -245,8 +249,16 @@ impl Loop {
                 .copied()
                 .unwrap_or(crate::log::Watermarks { low: 0, high: 0 });
             let next = match committed.get(partition) {
-                Some(Some(committed)) => committed.offset,
-                _ => bounds.low,
+                Some(Some(committed)) => Stall::triggers(partition, committed.offset, bounds),
+                _ => Ok(bounds.low),
+            };
+            let next = match next {
+                Ok(next) => next,
+                Err(stall) => {
+                    stall.tell(&self.life);
+                    self.stalled.insert(partition.clone());
+                    continue;
+                }
             };
             self.intake
                 .start(&partition.topic, partition.partition, next);
@@ -457,11 +469,12 @@ impl Loop {
             Part {
                 joined: self.joined,
                 restored_percent: 100,
-                caught_up: self
-                    .owned
-                    .values()
-                    .all(|owned| owned.stopped || owned.committed >= owned.target),
-                waiting: 0,
+                caught_up: self.stalled.is_empty()
+                    && self
+                        .owned
+                        .values()
+                        .all(|owned| owned.stopped || owned.committed >= owned.target),
+                waiting: self.stalled.len(),
                 in_flight: self.pending.iter().len() + self.waiting(),
                 positions,
             },
