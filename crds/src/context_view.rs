@@ -348,7 +348,7 @@ pub struct Search {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = (
-    "self.overlapTokens < self.tokens",
+    "!has(self.overlapTokens) || !has(self.tokens) || self.overlapTokens < self.tokens",
     "overlapTokens must be less than tokens",
 ))]
 pub struct Chunk {

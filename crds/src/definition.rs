@@ -16,8 +16,20 @@ use serde_json::json;
 #[derive(Debug, thiserror::Error)]
 #[error("the schema of {name} is not one that Kubernetes takes")]
 pub struct Error {
-    name: &'static str,
-    source: serde_json::Error,
+    name: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Error {
+    pub(crate) fn new(
+        definition: &CustomResourceDefinition,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self {
+            name: definition.metadata.name.clone().unwrap_or_default(),
+            source: source.into(),
+        }
+    }
 }
 
 /// All kinds, in the order in which people meet them.
@@ -64,10 +76,8 @@ where
         "properties": { "spec": spec, "status": status },
         "x-kubernetes-validations": rules,
     });
-    let root: JSONSchemaProps = serde_json::from_value(root).map_err(|source| Error {
-        name: Kind::crd_name(),
-        source,
-    })?;
+    let root: JSONSchemaProps =
+        serde_json::from_value(root).map_err(|source| Error::new(&definition, source))?;
     for version in &mut definition.spec.versions {
         version.schema = Some(CustomResourceValidation {
             open_api_v3_schema: Some(root.clone()),

@@ -40,7 +40,7 @@ pub struct KafkaClusterSpec {
     #[schemars(length(min = 1, max = limits::LIST), inner(length(min = 3, max = 261)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[x_kube(validation = (
-        "self.all(s, s.matches('^([A-Za-z0-9._-]+|[[][0-9A-Fa-f:.]+[]]):[0-9]{1,5}$'))",
+        "self.all(s, s.matches('^([A-Za-z0-9._-]+|\\\\[[0-9A-Fa-f:.]+\\\\]):[0-9]{1,5}$'))",
         "each server must be HOST:PORT, e.g. kafka:9092; TLS is asked for with tls, not with a scheme",
     ))]
     pub bootstrap_servers: Vec<String>,

@@ -13,6 +13,8 @@ pub mod kafka_cluster;
 pub mod limits;
 pub mod model;
 pub mod pod;
+mod reference;
+pub mod render;
 mod rules;
 mod schema;
 pub mod status;

@@ -224,7 +224,7 @@ pub struct ScriptedError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = (
-    "self.initialBackoffMilliseconds <= self.maxBackoffMilliseconds",
+    "!has(self.initialBackoffMilliseconds) || !has(self.maxBackoffMilliseconds) || self.initialBackoffMilliseconds <= self.maxBackoffMilliseconds",
     "initialBackoffMilliseconds must not be more than maxBackoffMilliseconds",
 ))]
 pub struct Retry {
