@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 /// How long fetching may take to stop.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// Records that wait and are dropped at once; more come while they are fetched.
+const DROPPED: usize = 100_000;
+
 /// A record in librdkafka's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -252,7 +255,12 @@ impl Consumer {
     /// librdkafka's.
     pub fn assign_more(&self, partitions: &[(&str, i32, i64)]) -> KafkaResult<()> {
         self.settle(partitions)?;
-        self.base.incremental_assign(&positions(partitions)?)
+        self.base.incremental_assign(&positions(partitions)?)?;
+        let started = partitions
+            .iter()
+            .map(|(topic, it, _)| ((*topic).to_owned(), *it));
+        self.base.context().fetched().extend(started);
+        Ok(())
     }
 
     /// Answers a revocation: of the partitions those that [`Consumer::assign_more`] was called for.
@@ -263,8 +271,28 @@ impl Consumer {
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for (topic, partition) in partitions {
             list.add_partition(topic, *partition);
+            let at = ((*topic).to_owned(), *partition);
+            self.base.context().fetched().remove(&at);
         }
         self.base.incremental_unassign(&list)
+    }
+
+    /// Answers whatever rebalance is due, giving up everything. Records that wait are dropped.
+    fn answer_due(&self, wait: Duration) -> KafkaResult<()> {
+        let mut answer = Ok(());
+        self.poll(wait, DROPPED, &mut |event| {
+            if let Event::Rebalance(kind, _) = event {
+                answer = match kind {
+                    Rebalance::Assign => self.assign_more(&[]),
+                    Rebalance::Revoke | Rebalance::Lost => {
+                        let all: Vec<_> = self.base.context().fetched().iter().cloned().collect();
+                        let all: Vec<_> = all.iter().map(|(topic, it)| (&**topic, *it)).collect();
+                        self.unassign(&all)
+                    }
+                };
+            }
+        });
+        answer
     }
 
     /// Replaces an assignment by hand.
@@ -307,19 +335,7 @@ impl Consumer {
                     RDKafkaErrorCode::OperationTimedOut,
                 ));
             }
-            let mut answer = Ok(());
-            self.poll(Duration::from_millis(10), 1, &mut |event| {
-                if let Event::Rebalance(kind, _) = event {
-                    answer = match kind {
-                        Rebalance::Assign => self.assign_more(&[]),
-                        Rebalance::Revoke | Rebalance::Lost => self
-                            .base
-                            .assignment()
-                            .and_then(|all| self.base.incremental_unassign(&all)),
-                    };
-                }
-            });
-            answer?;
+            self.answer_due(Duration::from_millis(10))?;
         }
         Ok(())
     }
@@ -345,6 +361,16 @@ impl Consumer {
         match list.elements().first()?.offset() {
             Offset::Offset(offset) => Some(offset),
             _ => None,
+        }
+    }
+}
+
+impl Drop for Consumer {
+    /// Closes as a crash would, as far as the group can tell: a static member's partitions stay with it.
+    fn drop(&mut self) {
+        // An event that waits since before the close is answered while the group can still be asked.
+        if let Err(error) = self.answer_due(Duration::ZERO) {
+            tracing::debug!(target: "headwater::kafka", %error, "while closing");
         }
     }
 }

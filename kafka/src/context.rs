@@ -7,12 +7,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Context of every client.
 #[derive(Debug, Default)]
 pub struct Context {
     last: Mutex<Option<(RDKafkaErrorCode, String)>>,
+    /// Partitions of the group that are in librdkafka's assignment: those that were started.
+    fetched: Mutex<BTreeSet<(String, i32)>>,
 }
 
 impl Context {
@@ -22,6 +25,10 @@ impl Context {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    pub(crate) fn fetched(&self) -> MutexGuard<'_, BTreeSet<(String, i32)>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn failed(&self, code: RDKafkaErrorCode, reason: &str) {
@@ -65,32 +72,28 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    /// Called only while a consumer closes: [`crate::consumer::Consumer`] handles rebalances itself. A
-    /// partition that was never started is in no assignment, and librdkafka waits for what it asked.
+    /// Called only while a consumer closes: [`crate::consumer::Consumer`] handles rebalances itself. librdkafka
+    /// waits for an answer; asked anything once the group is closed, it would never reply.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
         event: RDKafkaRespErr,
-        partitions: &mut TopicPartitionList,
+        _: &mut TopicPartitionList,
     ) {
-        let mut known = TopicPartitionList::new();
+        if consumer.closed() {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
         let outcome = if event == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            consumer.incremental_assign(&known)
+            consumer.incremental_assign(&list)
         } else {
-            consumer.assignment().and_then(|assigned| {
-                for it in partitions.elements() {
-                    if assigned
-                        .find_partition(it.topic(), it.partition())
-                        .is_some()
-                    {
-                        known.add_partition(it.topic(), it.partition());
-                    }
-                }
-                consumer.incremental_unassign(&known)
-            })
+            for (topic, partition) in std::mem::take(&mut *self.fetched()) {
+                list.add_partition(&topic, partition);
+            }
+            consumer.incremental_unassign(&list)
         };
         if let Err(error) = outcome {
-            tracing::warn!(target: "headwater::kafka", %error, "rebalance while closing");
+            tracing::debug!(target: "headwater::kafka", %error, "rebalance while closing");
         }
     }
 }

@@ -17,8 +17,8 @@ use std::time::Duration;
 /// What became of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// As given to [`Producer::send`].
-    pub index: usize,
+    /// The record's opaque number, as given to [`Producer::send`].
+    pub tag: usize,
     /// Partition and offset.
     pub outcome: Result<(i32, i64), RDKafkaErrorCode>,
 }
@@ -128,7 +128,7 @@ fn deliver(event: &Owned<sys::rd_kafka_event_t>, on: &mut dyn FnMut(Delivery)) -
             };
             let failed = message.err != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
             Delivery {
-                index: message._private.addr(),
+                tag: message._private.addr(),
                 outcome: if failed {
                     Err(message.err.into())
                 } else {

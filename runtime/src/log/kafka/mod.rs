@@ -25,7 +25,7 @@ use headwater_kafka::admin::{Admin, NewTopic};
 use headwater_kafka::offsets::{self, End};
 use headwater_kafka::settings::{Sasl, SaslMechanism, Settings, Tls};
 use rdkafka::ClientConfig;
-use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::sync::Arc;
@@ -150,14 +150,24 @@ impl Shared {
             if !matches!(error, Error::Unavailable { .. }) || Instant::now() >= deadline {
                 return Err(error);
             }
+            self.refresh(partitions);
+        }
+    }
+
+    /// What librdkafka remembers of partitions and leaders may be from before they were there or moved.
+    fn refresh(&self, partitions: &[TopicPartition]) {
+        let topics: BTreeSet<&str> = partitions.iter().map(|it| &*it.topic).collect();
+        for topic in topics {
+            if let Err(error) = self.ends.fetch_metadata(Some(topic), TRY) {
+                tracing::debug!(target: "headwater::kafka", %error, topic, "metadata");
+            }
         }
     }
 
     /// librdkafka's answer does not name the topic, and asks for an unknown one until its time is over.
     fn check_exist(&self, partitions: &[TopicPartition]) -> Result<()> {
-        let mut names: Vec<&str> = partitions.iter().map(|it| &*it.topic).collect();
-        names.sort_unstable();
-        names.dedup();
+        let names: BTreeSet<&str> = partitions.iter().map(|it| &*it.topic).collect();
+        let names: Vec<&str> = names.into_iter().collect();
         let found = self.admin.describe(&names).map_err(admin)?;
         for (name, topic) in names.into_iter().zip(found) {
             let count = topic.map_err(admin)?.map_or(0, |topic| topic.partitions);

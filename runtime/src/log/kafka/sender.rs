@@ -53,9 +53,14 @@ impl KnownTopics {
     }
 }
 
+/// Numbers the sendings of one producer, so that a late acknowledgement is not taken for another's.
+#[derive(Default)]
+pub(super) struct Numbers(u32);
+
 /// Records on their way, and what became of them.
 pub(super) struct Sending<'a> {
     producer: &'a Producer,
+    number: u32,
     records: &'a [NewRecord],
     outcomes: Vec<Option<std::result::Result<(i32, i64), Code>>>,
     open: usize,
@@ -65,20 +70,27 @@ impl<'a> Sending<'a> {
     /// Hands all records to librdkafka.
     ///
     /// # Errors
-    /// As [`Sending::finish`], for a record that librdkafka does not even take.
+    /// As [`Sending::finish`], for a record that librdkafka does not even take; those before it are
+    /// acknowledged by then.
     pub(super) fn start(
         producer: &'a Producer,
+        numbers: &mut Numbers,
         records: &'a [NewRecord],
         deadline: Instant,
     ) -> Result<Self> {
+        numbers.0 = numbers.0.wrapping_add(1);
         let mut sending = Self {
             producer,
+            number: numbers.0,
             records,
             outcomes: vec![None; records.len()],
             open: 0,
         };
         for index in 0..records.len() {
-            sending.send(index, deadline)?;
+            if let Err(error) = sending.send(index, deadline) {
+                sending.settle(deadline);
+                return Err(error);
+            }
         }
         Ok(sending)
     }
@@ -86,7 +98,7 @@ impl<'a> Sending<'a> {
     fn send(&mut self, index: usize, deadline: Instant) -> Result<()> {
         let record = &self.records[index];
         loop {
-            let error = match self.producer.send(native(record, index)) {
+            let error = match self.producer.send(native(record, self.tag(index))) {
                 Ok(()) => {
                     self.open += 1;
                     return Ok(());
@@ -101,7 +113,12 @@ impl<'a> Sending<'a> {
         }
     }
 
+    fn tag(&self, index: usize) -> usize {
+        (self.number as usize) << 32 | index
+    }
+
     fn take(&mut self, wait: Duration) {
+        let first = self.tag(0);
         let Self {
             producer,
             outcomes,
@@ -109,11 +126,17 @@ impl<'a> Sending<'a> {
             ..
         } = self;
         producer.deliveries(wait, &mut |delivery| {
-            if let Some(outcome @ None) = outcomes.get_mut(delivery.index) {
+            if let Some(outcome @ None) = outcomes.get_mut(delivery.tag ^ first) {
                 *outcome = Some(delivery.outcome);
                 *open -= 1;
             }
         });
+    }
+
+    fn settle(&mut self, deadline: Instant) {
+        while self.open > 0 && Instant::now() < deadline {
+            self.take(WAIT);
+        }
     }
 
     /// Waits until every record is acknowledged: partition and offset, in the order given.
@@ -121,9 +144,7 @@ impl<'a> Sending<'a> {
     /// # Errors
     /// The record's that is at fault, or else the first's that failed.
     pub(super) fn finish(mut self, deadline: Instant) -> Result<Vec<(i32, i64)>> {
-        while self.open > 0 && Instant::now() < deadline {
-            self.take(WAIT);
-        }
+        self.settle(deadline);
         let mut places = Vec::with_capacity(self.outcomes.len());
         for outcome in &self.outcomes {
             match outcome {
@@ -178,8 +199,8 @@ impl<'a> Sending<'a> {
     }
 }
 
-fn native(record: &NewRecord, index: usize) -> BaseRecord<'_, [u8], [u8], usize> {
-    let mut native = BaseRecord::with_opaque_to(&record.topic, index);
+fn native(record: &NewRecord, tag: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+    let mut native = BaseRecord::with_opaque_to(&record.topic, tag);
     native.partition = record.partition;
     native.key = record.key.as_deref();
     native.payload = record.value.as_deref();

@@ -5,7 +5,7 @@
 //! part 2 of KIP-890): so a new producer with the same id, and thus a new epoch, comes first.
 
 use super::errors::{by_code, client, is_fenced, needs_a_person};
-use super::sender::{KnownTopics, Sending};
+use super::sender::{KnownTopics, Numbers, Sending};
 use super::{Shared, TopicPartition};
 use crate::log::{Committed, Error, GroupMetadata, GroupMetadataInner, Result, Transactional};
 use headwater_engine::record::NewRecord;
@@ -36,6 +36,7 @@ pub(super) struct KafkaTransactional {
     id: String,
     producer: Producer,
     known: KnownTopics,
+    numbers: Numbers,
     state: State,
 }
 
@@ -56,6 +57,7 @@ impl KafkaTransactional {
             id: id.to_owned(),
             producer,
             known: KnownTopics::default(),
+            numbers: Numbers::default(),
             state: State::Ready,
         })
     }
@@ -79,9 +81,9 @@ impl KafkaTransactional {
             .map_err(|error| self.broken("begin a transaction", &error))
     }
 
-    fn fill(&self, records: &[NewRecord], offsets: Option<Offsets<'_>>) -> Result<()> {
+    fn fill(&mut self, records: &[NewRecord], offsets: Option<Offsets<'_>>) -> Result<()> {
         let deadline = Instant::now() + TRANSACTION;
-        let sending = Sending::start(&self.producer, records, deadline)
+        let sending = Sending::start(&self.producer, &mut self.numbers, records, deadline)
             .map_err(|error| self.unsent(error))?;
         // While the records are on their way.
         if let Some((metadata, offsets)) = offsets {

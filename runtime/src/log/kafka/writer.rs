@@ -1,7 +1,7 @@
 //! The plain producer: idempotent, acks=all.
 
 use super::errors::client;
-use super::sender::{KnownTopics, Sending};
+use super::sender::{KnownTopics, Numbers, Sending};
 use super::{Shared, TopicPartition};
 use crate::log::{Result, Writer};
 use headwater_engine::record::NewRecord;
@@ -19,6 +19,7 @@ pub(super) struct KafkaWriter {
     shared: Arc<Shared>,
     producer: Producer,
     known: KnownTopics,
+    numbers: Numbers,
 }
 
 impl KafkaWriter {
@@ -28,6 +29,7 @@ impl KafkaWriter {
             shared,
             producer,
             known: KnownTopics::default(),
+            numbers: Numbers::default(),
         })
     }
 }
@@ -46,7 +48,7 @@ impl Writer for KafkaWriter {
         }
         self.known.check(&self.shared, records)?;
         let deadline = Instant::now() + DEADLINE;
-        let written = Sending::start(&self.producer, records, deadline)
+        let written = Sending::start(&self.producer, &mut self.numbers, records, deadline)
             .and_then(|sending| sending.finish(deadline));
         if written.is_err() {
             self.known.forget();
