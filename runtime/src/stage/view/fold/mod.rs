@@ -5,20 +5,24 @@
 //! offsets are there for others to see, and fence a zombie. Partitions about to leave are checkpointed;
 //! of lost ones nothing is kept, their new owner folds them again.
 
-use super::super::committer::{Committer, Outcome};
+mod checkpoint;
+mod restore;
+
+use super::super::committer::Committer;
 use super::super::life::Life;
-use super::super::reading::{Errands, persist, to_end};
+use super::super::reading::{Errands, persist};
 use super::super::rebalance::Rebalance;
 use super::super::status::{Part, Processed};
-use super::super::{Context, DRAIN, Error, Stall};
-use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
+use super::super::{Context, Error};
+use crate::log::{GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
 use crate::observe::Happening;
-use headwater_engine::config::InvalidRecords;
-use headwater_engine::fault::{Fault, dead_letter};
+use headwater_engine::config::{InvalidRecords, View};
+use headwater_engine::fault::dead_letter;
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
 use headwater_engine::view::{Definition, Partition};
+use restore::Take;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +35,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(super) struct Fold {
     context: Arc<Context>,
     life: Arc<Life>,
-    view: headwater_engine::config::View,
+    view: View,
     definition: Arc<Definition>,
     state_topic: String,
     /// What becomes of a record that cannot be folded.
@@ -79,7 +83,7 @@ impl Fold {
     pub(super) fn new(
         context: Arc<Context>,
         life: Arc<Life>,
-        view: headwater_engine::config::View,
+        view: View,
         definition: Arc<Definition>,
         state_topic: String,
     ) -> Self {
@@ -327,147 +331,12 @@ impl Fold {
             || self.due_at().is_some_and(|at| at <= now)
     }
 
-    fn checkpoint(
-        &mut self,
-        group: &mut dyn GroupReader,
-        which: impl Fn(i32) -> bool,
-    ) -> Result<(), Error> {
-        // What is under way comes first: a batch is sent as it stands until its fate is known.
-        if self.pending.is_some() && !self.send(group)? {
-            return Ok(());
-        }
-        let mut parts = BTreeMap::new();
-        let mut keys = 0;
-        for (number, owned) in &mut self.owned {
-            let Owned::Folding(folding) = owned else {
-                continue;
-            };
-            if folding.stopped || folding.since.is_none() || !which(*number) {
-                continue;
-            }
-            keys += folding.partition.dirty();
-            let mut records = folding.partition.checkpoint();
-            records.append(&mut folding.dead);
-            folding.bytes = 0;
-            folding.since = None;
-            parts.insert(*number, (records, folding.partition.next()));
-        }
-        if !parts.is_empty() {
-            self.pending = Some(Batch {
-                started: Instant::now(),
-                keys,
-                parts,
-            });
-            self.send(group)?;
-        }
-        Ok(())
-    }
-
-    /// True where nothing is under way any more.
-    fn send(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
-        let Some(batch) = &self.pending else {
-            return Ok(true);
-        };
-        let topic: Arc<str> = self.view.input.topic().into();
-        let records: Vec<NewRecord> = batch
-            .parts
-            .values()
-            .flat_map(|(records, _)| records.iter().cloned())
-            .collect();
-        let offsets: Vec<_> = batch
-            .parts
-            .iter()
-            .map(|(number, (_, next))| {
-                let committed = Committed {
-                    offset: *next,
-                    metadata: String::new(),
-                };
-                (TopicPartition::new(Arc::clone(&topic), *number), committed)
-            })
-            .collect();
-        match self.committer.commit(group, &records, &offsets)? {
-            Outcome::Committed => {}
-            Outcome::Later => return Ok(false),
-            Outcome::Refused { index, reason } => {
-                self.refused(index, reason)?;
-                return self.send(group);
-            }
-        }
-        let Some(batch) = self.pending.take() else {
-            return Ok(true);
-        };
-        for (number, (_, next)) in &batch.parts {
-            // What was folded while the batch was tried again is not in it: then all of it counts as changed still.
-            if let Some(Owned::Folding(folding)) = self.owned.get_mut(number)
-                && folding.partition.next() == *next
-            {
-                folding.partition.checkpointed();
-            }
-        }
-        self.context
-            .services
-            .metrics
-            .checkpoint_seconds
-            .get_or_create(&metrics::Stage {
-                kind: "view",
-                name: self.view.name.clone(),
-            })
-            .observe(batch.started.elapsed().as_secs_f64());
-        self.context
-            .services
-            .observer
-            .tell(|| Happening::Checkpoint {
-                view: self.view.name.clone(),
-                keys: batch.keys,
-                records: records.len(),
-            });
-        Ok(true)
-    }
-
-    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
-    /// value then. A value that was folded fits.
-    fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
-        let records = self
-            .pending
-            .iter_mut()
-            .flat_map(|batch| batch.parts.values_mut());
-        let record = records.flat_map(|(records, _)| records).nth(index);
-        match record {
-            Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
-                tracing::warn!(reason, "a dead letter is written without its value");
-                record.value = None;
-                Ok(())
-            }
-            _ => Err(Error::CheckpointRefused {
-                view: self.view.name.clone(),
-                reason,
-            }),
-        }
-    }
-
     fn drop_partition(&mut self, number: i32) {
         self.owned.remove(&number);
         if let Some(batch) = &mut self.pending {
             batch.parts.remove(&number);
             if batch.parts.is_empty() {
                 self.pending = None;
-            }
-        }
-    }
-
-    /// Checkpoints everything, for as long as a pod has to end.
-    fn finish(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
-        let deadline = Instant::now() + DRAIN;
-        loop {
-            self.checkpoint(group, |_| true)?;
-            if self.pending.is_none() || Instant::now() >= deadline {
-                return Ok(());
-            }
-            // A poll is the wait, and sees what changed in the group meanwhile.
-            let mut rebalance = Rebalance::default();
-            group.poll(self.wait(), &mut |event| rebalance.note(&event))?;
-            for partition in rebalance.lost.iter().chain(&rebalance.revoked) {
-                self.drop_partition(partition.partition);
             }
         }
     }
@@ -551,7 +420,7 @@ struct Counts {
     changes: usize,
 }
 
-fn fold_group(context: &Context, view: &headwater_engine::config::View) -> String {
+fn fold_group(context: &Context, view: &View) -> String {
     names::group(
         &context.config.namespace,
         Owner::View,
@@ -559,47 +428,4 @@ fn fold_group(context: &Context, view: &headwater_engine::config::View) -> Strin
         Some(&view.generation),
         "fold",
     )
-}
-
-/// Reads one partition's state.
-struct Take {
-    context: Arc<Context>,
-    life: Arc<Life>,
-    definition: Arc<Definition>,
-    input: TopicPartition,
-    state: TopicPartition,
-}
-
-impl Take {
-    fn run(&self) -> Result<Taken, Error> {
-        let log = &*self.context.services.log;
-        let mut partition = Partition::new(Arc::clone(&self.definition), self.input.partition);
-        let mut fault: Option<Fault> = None;
-        to_end(
-            log,
-            &self.life,
-            std::slice::from_ref(&self.state),
-            &mut |_| {},
-            &mut |record| {
-                if let Err(found) = partition.restore(record) {
-                    fault.get_or_insert(found.at(record.position()));
-                }
-            },
-        )?;
-        if let Some(fault) = fault {
-            return Err(Error::Stalled(Stall::state(&self.state, &fault)));
-        }
-        let input = std::slice::from_ref(&self.input);
-        let marks = persist(&self.life, "watermarks", || log.watermarks(input))?;
-        let bounds = marks
-            .get(&self.input)
-            .copied()
-            .unwrap_or(crate::log::Watermarks { low: 0, high: 0 });
-        let start = Stall::check(&self.input, partition.next(), bounds).map_err(Error::Stalled)?;
-        Ok(Taken {
-            partition,
-            start,
-            target: bounds.high,
-        })
-    }
 }

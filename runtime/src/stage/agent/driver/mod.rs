@@ -6,30 +6,30 @@
 //! letters and offsets together; while that is made, more finishes. A batch keeps its results until it is
 //! committed: no model is asked again because a transaction was aborted.
 
-use super::super::ends::{Answer, Service};
+mod arrival;
+mod runs;
+
+use super::super::ends::Service;
 use super::super::life::Life;
 use super::super::reading::{Errands, partitions, persist};
 use super::super::rebalance::Rebalance;
 use super::super::status::{Part, Processed};
 use super::super::{DRAIN, Error};
+use super::Setup;
 use super::batch::{Batches, Finished};
-use super::run::{Ended, Run};
+use super::run::Ended;
 use super::window::Window;
-use super::{Setup, start};
 use crate::backoff::Random;
-use crate::log::{GroupEvent, GroupOptions, GroupReader, Start, Waker};
+use crate::log::{GroupEvent, GroupOptions, GroupReader, Waker};
 use crate::metrics;
-use crate::observe::Happening;
-use futures::FutureExt;
 use headwater_engine::agent::Trigger;
 use headwater_engine::config::InvalidRecords;
-use headwater_engine::conversation::{Past, Store};
+use headwater_engine::conversation::Store;
 use headwater_engine::fault::{Fault, Reason};
-use headwater_engine::key::{Key, partition_of};
+use headwater_engine::key::partition_of;
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{Record, TopicPartition};
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -330,176 +330,6 @@ impl Driver {
         false
     }
 
-    fn assigned(&mut self, assigned: &[TopicPartition]) {
-        for partition in assigned {
-            self.epoch += 1;
-            let owned = Owned {
-                epoch: self.epoch,
-                next: 0,
-                state: State::Arriving,
-            };
-            self.owned.insert(partition.partition, owned);
-            self.unplaced.push(partition.clone());
-        }
-    }
-
-    /// Finds where new partitions go on, and sends for what was said in them.
-    fn place(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
-        if self.unplaced.is_empty() || self.batches.is_busy() || Instant::now() < self.ask_at {
-            return Ok(());
-        }
-        let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
-        let found = start::find(
-            &setup,
-            &life,
-            group,
-            &self.topic,
-            self.partition_count,
-            &self.unplaced,
-        );
-        match found {
-            Ok(start::Found::Offsets(offsets)) => {
-                self.unplaced.clear();
-                for (partition, next) in offsets {
-                    match next {
-                        Ok(next) => self.take_over(partition.partition, next)?,
-                        Err(stall) => {
-                            stall.tell(&self.life);
-                            if let Some(owned) = self.owned.get_mut(&partition.partition) {
-                                owned.state = State::Stalled;
-                            }
-                        }
-                    }
-                }
-            }
-            Ok(start::Found::New(offsets)) => {
-                self.ask_at = self.batches.first_offsets(group, &offsets)?;
-            }
-            Ok(start::Found::NotYet) => self.ask_at = Instant::now() + ASK_AGAIN,
-            Err(Error::Stalled(stall)) => {
-                stall.tell(&self.life);
-                for partition in std::mem::take(&mut self.unplaced) {
-                    if let Some(owned) = self.owned.get_mut(&partition.partition) {
-                        owned.state = State::Stalled;
-                    }
-                }
-            }
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    }
-
-    fn take_over(&mut self, number: i32, next: i64) -> Result<(), Error> {
-        let Some(owned) = self.owned.get_mut(&number) else {
-            return Ok(());
-        };
-        owned.next = next;
-        let epoch = owned.epoch;
-        let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
-        self.errands
-            .send("takeover", Arc::clone(&self.waker), move || {
-                (number, epoch, start::take_over(&setup, &life, number))
-            })
-    }
-
-    fn arrived(&mut self) -> Result<(), Error> {
-        let back: Vec<_> = self.errands.back().collect();
-        for (number, epoch, store) in back {
-            let Some(owned) = self
-                .owned
-                .get_mut(&number)
-                .filter(|owned| owned.epoch == epoch)
-            else {
-                continue;
-            };
-            owned.state = match store {
-                Ok(store) => State::Waiting(store),
-                Err(Error::Stalled(stall)) => {
-                    stall.tell(&self.life);
-                    State::Stalled
-                }
-                Err(error) => return Err(error),
-            };
-        }
-        Ok(())
-    }
-
-    fn activate(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
-        if !self.setup.held.is_ready() || self.draining {
-            return Ok(());
-        }
-        for (number, owned) in &mut self.owned {
-            let State::Waiting(store) = &mut owned.state else {
-                continue;
-            };
-            let store = store.take();
-            let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
-            group.start(&partition, Start::Offset(owned.next))?;
-            owned.state = State::Active(Box::new(Active {
-                window: Window::new(owned.next),
-                store,
-                tasks: BTreeMap::new(),
-                paused: false,
-            }));
-        }
-        Ok(())
-    }
-
-    /// Takes what runs came to. Gives the partitions that are to stand still.
-    fn returned(&mut self) -> Vec<TopicPartition> {
-        let mut halted = Vec::new();
-        let back: Vec<_> = self.results.1.try_iter().collect();
-        for returned in back {
-            let Some(owned) = self.owned.get_mut(&returned.partition) else {
-                continue;
-            };
-            let State::Active(active) = &mut owned.state else {
-                continue;
-            };
-            if owned.epoch != returned.epoch {
-                continue;
-            }
-            let Some((_, taken)) = active.tasks.remove(&returned.offset) else {
-                continue;
-            };
-            let ended = returned.ended.unwrap_or_else(|| {
-                let fault = Fault::new(Reason::Crashed, "the run broke off; the log has the panic");
-                let now_ms = self.setup.context.services.clock.now_ms();
-                match self
-                    .setup
-                    .agent
-                    .fail(&taken.trigger, None, &fault, 1, now_ms)
-                {
-                    Ok(failed) => Ended::Complete(Box::new(failed)),
-                    Err(fault) => Ended::Stop(fault),
-                }
-            });
-            match ended {
-                Ended::Complete(completion) => {
-                    let finished = Finished::new(*completion, Some(taken.trigger), taken.arrived);
-                    active.window.finish(returned.offset, finished);
-                }
-                Ended::Stop(fault) => {
-                    active.window.halt_at(returned.offset);
-                    let at = taken.trigger.position.to_string();
-                    tracing::error!(at, reason = %fault.reason, message = fault.message, "partition stopped at a failed run");
-                    self.life.board.problem(
-                        "Stopped",
-                        &at,
-                        format!("the partition stands still at {at}, whose run failed: {fault}"),
-                    );
-                    halted.push(TopicPartition::new(
-                        Arc::clone(&self.topic),
-                        returned.partition,
-                    ));
-                }
-                // The stage ends.
-                Ended::Cancelled => {}
-            }
-        }
-        halted
-    }
-
     fn positions(&mut self, group: &mut dyn GroupReader) {
         for (number, owned) in &mut self.owned {
             if let State::Active(active) = &mut owned.state
@@ -510,84 +340,6 @@ impl Driver {
                 active.window.advance(position);
             }
         }
-    }
-
-    /// Starts what may start: all of it asks the log for its ends together. Partitions share what room
-    /// there is, so that a long queue in one does not keep the others waiting.
-    fn launch(&mut self) {
-        if self.draining {
-            return;
-        }
-        let running: usize = self
-            .active()
-            .map(|(_, active)| active.window.running())
-            .sum();
-        let mut room = (self.setup.config.concurrency.max(1) as usize).saturating_sub(running);
-        let numbers: Vec<i32> = self.active().map(|(number, _)| number).collect();
-        if room == 0 || numbers.is_empty() {
-            return;
-        }
-        self.turns = self.turns.wrapping_add(1);
-        let first = self.turns % numbers.len();
-        let share = room.div_ceil(numbers.len());
-        let mut ends = None;
-        // First everybody's share, then what others leave.
-        for most in [share, room] {
-            for number in numbers[first..].iter().chain(&numbers[..first]) {
-                for started in self.start_of(*number, most.min(room)) {
-                    room -= 1;
-                    let ends = ends.get_or_insert_with(|| self.ends.ask()).clone();
-                    self.spawn(*number, started, ends);
-                }
-            }
-        }
-    }
-
-    fn start_of(&mut self, number: i32, most: usize) -> Vec<(i64, Option<Key>, Taken)> {
-        match self.owned.get_mut(&number).map(|owned| &mut owned.state) {
-            Some(State::Active(active)) => active.window.start(most),
-            _ => Vec::new(),
-        }
-    }
-
-    fn spawn(
-        &mut self,
-        number: i32,
-        (offset, key, taken): (i64, Option<Key>, Taken),
-        ends: Answer,
-    ) {
-        let Some(owned) = self.owned.get_mut(&number) else {
-            return;
-        };
-        let State::Active(active) = &mut owned.state else {
-            return;
-        };
-        let past = match (&active.store, &key) {
-            (Some(store), Some(key)) => store.past(key, taken.trigger.time),
-            _ => Past::default(),
-        };
-        tell_start(&self.setup, &taken.trigger);
-        let run = Run {
-            setup: Arc::clone(&self.setup),
-            trigger: Arc::clone(&taken.trigger),
-            past,
-            ends,
-            random: Arc::clone(&self.random),
-        };
-        let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
-        let epoch = owned.epoch;
-        let task = self.life.runtime.spawn(async move {
-            let ended = AssertUnwindSafe(run.run()).catch_unwind().await.ok();
-            // The driver may be gone, and with it the partition.
-            let _ = sender.send(Returned {
-                partition: number,
-                epoch,
-                offset,
-                ended,
-            });
-            waker();
-        });
-        active.tasks.insert(offset, (task.abort_handle(), taken));
     }
 
     /// Keeps windows bounded: a full one is left alone until it is half empty.
@@ -696,17 +448,4 @@ fn in_order(record: &Record<'_>, trigger: Trigger, partitions: i32) -> Result<Tr
         }
         _ => Ok(trigger),
     }
-}
-
-fn tell_start(setup: &Setup, trigger: &Trigger) {
-    setup
-        .context
-        .services
-        .observer
-        .tell(|| Happening::RunStarted {
-            agent: setup.config.name.clone(),
-            run: trigger.run.clone(),
-            key: trigger.key.as_ref().map(ToString::to_string),
-            trigger: trigger.position.clone(),
-        });
 }

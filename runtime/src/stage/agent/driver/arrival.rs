@@ -1,0 +1,131 @@
+//! How a partition comes to the driver: where it goes on, what was said in it, and its beginning.
+//!
+//! In this order: its offset, once a predecessor's transactions are decided; its conversations, read on a
+//! thread of their own; and then the views have to be there.
+
+use super::super::start;
+use super::super::window::Window;
+use super::{ASK_AGAIN, Active, Driver, Owned, State};
+use crate::log::{GroupReader, Start};
+use crate::stage::Error;
+use headwater_engine::record::TopicPartition;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Driver {
+    pub(super) fn assigned(&mut self, assigned: &[TopicPartition]) {
+        for partition in assigned {
+            self.epoch += 1;
+            let owned = Owned {
+                epoch: self.epoch,
+                next: 0,
+                state: State::Arriving,
+            };
+            self.owned.insert(partition.partition, owned);
+            self.unplaced.push(partition.clone());
+        }
+    }
+
+    /// Finds where new partitions go on, and sends for what was said in them.
+    pub(super) fn place(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        if self.unplaced.is_empty() || self.batches.is_busy() || Instant::now() < self.ask_at {
+            return Ok(());
+        }
+        let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
+        let found = start::find(
+            &setup,
+            &life,
+            group,
+            &self.topic,
+            self.partition_count,
+            &self.unplaced,
+        );
+        match found {
+            Ok(start::Found::Offsets(offsets)) => {
+                self.unplaced.clear();
+                for (partition, next) in offsets {
+                    match next {
+                        Ok(next) => self.take_over(partition.partition, next)?,
+                        Err(stall) => {
+                            stall.tell(&self.life);
+                            if let Some(owned) = self.owned.get_mut(&partition.partition) {
+                                owned.state = State::Stalled;
+                            }
+                        }
+                    }
+                }
+            }
+            Ok(start::Found::New(offsets)) => {
+                self.ask_at = self.batches.first_offsets(group, &offsets)?;
+            }
+            Ok(start::Found::NotYet) => self.ask_at = Instant::now() + ASK_AGAIN,
+            Err(Error::Stalled(stall)) => {
+                stall.tell(&self.life);
+                for partition in std::mem::take(&mut self.unplaced) {
+                    if let Some(owned) = self.owned.get_mut(&partition.partition) {
+                        owned.state = State::Stalled;
+                    }
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_over(&mut self, number: i32, next: i64) -> Result<(), Error> {
+        let Some(owned) = self.owned.get_mut(&number) else {
+            return Ok(());
+        };
+        owned.next = next;
+        let epoch = owned.epoch;
+        let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
+        self.errands
+            .send("takeover", Arc::clone(&self.waker), move || {
+                (number, epoch, start::take_over(&setup, &life, number))
+            })
+    }
+
+    pub(super) fn arrived(&mut self) -> Result<(), Error> {
+        let back: Vec<_> = self.errands.back().collect();
+        for (number, epoch, store) in back {
+            let Some(owned) = self
+                .owned
+                .get_mut(&number)
+                .filter(|owned| owned.epoch == epoch)
+            else {
+                continue;
+            };
+            owned.state = match store {
+                Ok(store) => State::Waiting(store),
+                Err(Error::Stalled(stall)) => {
+                    stall.tell(&self.life);
+                    State::Stalled
+                }
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
+    }
+
+    pub(super) fn activate(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        if !self.setup.held.is_ready() || self.draining {
+            return Ok(());
+        }
+        for (number, owned) in &mut self.owned {
+            let State::Waiting(store) = &mut owned.state else {
+                continue;
+            };
+            let store = store.take();
+            let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
+            group.start(&partition, Start::Offset(owned.next))?;
+            owned.state = State::Active(Box::new(Active {
+                window: Window::new(owned.next),
+                store,
+                tasks: BTreeMap::new(),
+                paused: false,
+            }));
+        }
+        Ok(())
+    }
+}

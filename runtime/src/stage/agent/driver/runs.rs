@@ -1,0 +1,164 @@
+//! Starting runs as tasks, and taking back what they came to.
+
+use super::super::Setup;
+use super::super::batch::Finished;
+use super::super::run::{Ended, Run};
+use super::{Driver, Returned, State, Taken};
+use crate::observe::Happening;
+use crate::stage::ends::Answer;
+use futures::FutureExt;
+use headwater_engine::agent::Trigger;
+use headwater_engine::conversation::Past;
+use headwater_engine::fault::{Fault, Reason};
+use headwater_engine::key::Key;
+use headwater_engine::record::TopicPartition;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+impl Driver {
+    /// Takes what runs came to. Gives the partitions that are to stand still.
+    pub(super) fn returned(&mut self) -> Vec<TopicPartition> {
+        let mut halted = Vec::new();
+        let back: Vec<_> = self.results.1.try_iter().collect();
+        for returned in back {
+            let Some(owned) = self.owned.get_mut(&returned.partition) else {
+                continue;
+            };
+            let State::Active(active) = &mut owned.state else {
+                continue;
+            };
+            if owned.epoch != returned.epoch {
+                continue;
+            }
+            let Some((_, taken)) = active.tasks.remove(&returned.offset) else {
+                continue;
+            };
+            let ended = returned.ended.unwrap_or_else(|| {
+                let fault = Fault::new(Reason::Crashed, "the run broke off; the log has the panic");
+                let now_ms = self.setup.context.services.clock.now_ms();
+                match self
+                    .setup
+                    .agent
+                    .fail(&taken.trigger, None, &fault, 1, now_ms)
+                {
+                    Ok(failed) => Ended::Complete(Box::new(failed)),
+                    Err(fault) => Ended::Stop(fault),
+                }
+            });
+            match ended {
+                Ended::Complete(completion) => {
+                    let finished = Finished::new(*completion, Some(taken.trigger), taken.arrived);
+                    active.window.finish(returned.offset, finished);
+                }
+                Ended::Stop(fault) => {
+                    active.window.halt_at(returned.offset);
+                    let at = taken.trigger.position.to_string();
+                    tracing::error!(at, reason = %fault.reason, message = fault.message, "partition stopped at a failed run");
+                    self.life.board.problem(
+                        "Stopped",
+                        &at,
+                        format!("the partition stands still at {at}, whose run failed: {fault}"),
+                    );
+                    halted.push(TopicPartition::new(
+                        Arc::clone(&self.topic),
+                        returned.partition,
+                    ));
+                }
+                // The stage ends.
+                Ended::Cancelled => {}
+            }
+        }
+        halted
+    }
+
+    /// Starts what may start: all of it asks the log for its ends together. Partitions share what room
+    /// there is, so that a long queue in one does not keep the others waiting.
+    pub(super) fn launch(&mut self) {
+        if self.draining {
+            return;
+        }
+        let running: usize = self
+            .active()
+            .map(|(_, active)| active.window.running())
+            .sum();
+        let mut room = (self.setup.config.concurrency.max(1) as usize).saturating_sub(running);
+        let numbers: Vec<i32> = self.active().map(|(number, _)| number).collect();
+        if room == 0 || numbers.is_empty() {
+            return;
+        }
+        self.turns = self.turns.wrapping_add(1);
+        let first = self.turns % numbers.len();
+        let share = room.div_ceil(numbers.len());
+        let mut ends = None;
+        // First everybody's share, then what others leave.
+        for most in [share, room] {
+            for number in numbers[first..].iter().chain(&numbers[..first]) {
+                for started in self.start_of(*number, most.min(room)) {
+                    room -= 1;
+                    let ends = ends.get_or_insert_with(|| self.ends.ask()).clone();
+                    self.spawn(*number, started, ends);
+                }
+            }
+        }
+    }
+
+    pub(super) fn start_of(&mut self, number: i32, most: usize) -> Vec<(i64, Option<Key>, Taken)> {
+        match self.owned.get_mut(&number).map(|owned| &mut owned.state) {
+            Some(State::Active(active)) => active.window.start(most),
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn spawn(
+        &mut self,
+        number: i32,
+        (offset, key, taken): (i64, Option<Key>, Taken),
+        ends: Answer,
+    ) {
+        let Some(owned) = self.owned.get_mut(&number) else {
+            return;
+        };
+        let State::Active(active) = &mut owned.state else {
+            return;
+        };
+        let past = match (&active.store, &key) {
+            (Some(store), Some(key)) => store.past(key, taken.trigger.time),
+            _ => Past::default(),
+        };
+        tell_start(&self.setup, &taken.trigger);
+        let run = Run {
+            setup: Arc::clone(&self.setup),
+            trigger: Arc::clone(&taken.trigger),
+            past,
+            ends,
+            random: Arc::clone(&self.random),
+        };
+        let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
+        let epoch = owned.epoch;
+        let task = self.life.runtime.spawn(async move {
+            let ended = AssertUnwindSafe(run.run()).catch_unwind().await.ok();
+            // The driver may be gone, and with it the partition.
+            let _ = sender.send(Returned {
+                partition: number,
+                epoch,
+                offset,
+                ended,
+            });
+            waker();
+        });
+        active.tasks.insert(offset, (task.abort_handle(), taken));
+    }
+}
+
+fn tell_start(setup: &Setup, trigger: &Trigger) {
+    setup
+        .context
+        .services
+        .observer
+        .tell(|| Happening::RunStarted {
+            agent: setup.config.name.clone(),
+            run: trigger.run.clone(),
+            key: trigger.key.as_ref().map(ToString::to_string),
+            trigger: trigger.position.clone(),
+        });
+}

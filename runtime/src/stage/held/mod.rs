@@ -1,0 +1,209 @@
+//! The views that an agent holds: folded from their input logs by a thread of its own, read by runs.
+//!
+//! A reader of an input log waits for no transaction and for no view stage: it restores what the last
+//! checkpoint saved, and goes on from its mark. Runs wait here until a view holds what was in the log
+//! when their trigger arrived; the folding thread wakes them.
+
+mod folder;
+
+pub(super) use folder::Folder;
+
+use super::ends::Ends;
+use crate::log::Waker;
+use headwater_engine::config::View;
+use headwater_engine::lookup::Views;
+use headwater_engine::record::TopicPartition;
+use headwater_engine::view::{self, Definition};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+pub(super) struct Held {
+    views: BTreeMap<String, One>,
+    /// Counts the turns of the folding thread.
+    progress: watch::Sender<u64>,
+    ready: AtomicBool,
+    on_ready: Mutex<Option<Waker>>,
+}
+
+struct One {
+    config: View,
+    state: RwLock<view::View>,
+    /// When a barrier last found the view to hold all that was in the log, milliseconds since the epoch.
+    met_at: AtomicI64,
+}
+
+/// A root partition of which a view did not hold everything in time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Behind {
+    pub(super) partition: TopicPartition,
+    pub(super) covered: i64,
+    pub(super) end: i64,
+}
+
+/// What the barrier found of one view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) covered: BTreeMap<TopicPartition, i64>,
+    pub(super) behind: Vec<Behind>,
+    /// Milliseconds since the view last held everything; 0 where it does.
+    pub(super) stale_ms: i64,
+}
+
+impl Held {
+    pub(super) fn new(definitions: BTreeMap<String, (View, Arc<Definition>)>) -> Self {
+        let views = definitions
+            .into_iter()
+            .map(|(name, (config, definition))| {
+                let one = One {
+                    config,
+                    state: RwLock::new(view::View::new(definition)),
+                    met_at: AtomicI64::new(0),
+                };
+                (name, one)
+            })
+            .collect();
+        Self {
+            views,
+            progress: watch::Sender::new(0),
+            ready: AtomicBool::new(false),
+            on_ready: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Called once, when the views have caught up for the first time, or at once if they have.
+    pub(super) fn when_ready(&self, waker: Waker) {
+        let mut slot = self.on_ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_ready() {
+            waker();
+        } else {
+            *slot = Some(waker);
+        }
+    }
+
+    fn become_ready(&self) {
+        let mut slot = self.on_ready.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ready.store(true, Ordering::Release);
+        if let Some(waker) = slot.take() {
+            waker();
+        }
+    }
+
+    /// Topics that the views come from in the end: the sources'.
+    pub(super) fn root_topics(&self) -> Vec<String> {
+        let topics: BTreeSet<String> = self
+            .views
+            .values()
+            .flat_map(|one| one.source_topics())
+            .collect();
+        topics.into_iter().collect()
+    }
+
+    /// Waits until every view holds all below `ends`, at most until `deadline`.
+    pub(super) async fn barrier(
+        &self,
+        ends: &Ends,
+        deadline: Instant,
+        now_ms: impl Fn() -> i64,
+    ) -> BTreeMap<String, Found> {
+        let mut progress = self.progress.subscribe();
+        loop {
+            // Marked as seen before the views are looked at: a turn in between wakes again.
+            progress.mark_unchanged();
+            let found = self.find(ends);
+            let late =
+                found.values().all(|found| found.behind.is_empty()) || Instant::now() >= deadline;
+            // An error of the channel would be its end, which outlives every run.
+            if late || !matches!(timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
+                return self.judge(found, now_ms());
+            }
+        }
+    }
+
+    fn find(&self, ends: &Ends) -> BTreeMap<String, Found> {
+        self.views
+            .iter()
+            .map(|(name, one)| (name.clone(), one.find(ends)))
+            .collect()
+    }
+
+    fn judge(&self, mut found: BTreeMap<String, Found>, now_ms: i64) -> BTreeMap<String, Found> {
+        for (name, found) in &mut found {
+            let Some(one) = self.views.get(name) else {
+                continue;
+            };
+            if found.behind.is_empty() {
+                one.met_at.fetch_max(now_ms, Ordering::Relaxed);
+            } else {
+                let met = one.met_at.load(Ordering::Relaxed);
+                found.stale_ms = now_ms.saturating_sub(met).max(1);
+            }
+        }
+        found
+    }
+
+    fn met(&self, now_ms: i64) {
+        for one in self.views.values() {
+            one.met_at.fetch_max(now_ms, Ordering::Relaxed);
+        }
+    }
+}
+
+impl One {
+    fn source_topics(&self) -> Vec<String> {
+        self.read(|view| {
+            view.definition()
+                .source_topics()
+                .map(ToOwned::to_owned)
+                .collect()
+        })
+    }
+
+    fn read<T>(&self, f: impl FnOnce(&view::View) -> T) -> T {
+        f(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut view::View) -> T) -> T {
+        f(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn find(&self, ends: &Ends) -> Found {
+        self.read(|view| {
+            let roots: Vec<&str> = view.definition().source_topics().collect();
+            let mut found = Found {
+                covered: BTreeMap::new(),
+                behind: Vec::new(),
+                stale_ms: 0,
+            };
+            for (partition, end) in &**ends {
+                if !roots.contains(&&*partition.topic) {
+                    continue;
+                }
+                let covered = view.covered(&partition.topic, partition.partition);
+                found.covered.insert(partition.clone(), covered);
+                if covered < *end {
+                    found.behind.push(Behind {
+                        partition: partition.clone(),
+                        covered,
+                        end: *end,
+                    });
+                }
+            }
+            found
+        })
+    }
+}
+
+impl Views for Held {
+    fn read(&self, name: &str, f: &mut dyn FnMut(&view::View)) {
+        if let Some(one) = self.views.get(name) {
+            one.read(f);
+        }
+    }
+}
