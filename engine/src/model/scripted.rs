@@ -32,7 +32,7 @@ struct Rule {
 
 #[derive(Debug)]
 enum Says {
-    Reply(Template),
+    Reply(Box<Template>),
     Error {
         status: u16,
         /// How many requests still get it; absent: all.
@@ -84,7 +84,7 @@ impl Scripted {
                             reason::INVALID_TEMPLATE,
                             Template::compile("reply", reply, &names),
                         )
-                        .map(Says::Reply),
+                        .map(|reply| Says::Reply(Box::new(reply))),
                     (None, Some(error)) => Some(Says::Error {
                         status: error.status,
                         left: error.times.map(AtomicU32::new),
