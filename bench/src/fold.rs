@@ -1,13 +1,12 @@
 //! Events folded per CPU-second, over what a bare librdkafka consumer reads per CPU-second from the same topic.
 
-use crate::measure::{Cost, cost, median};
 use crate::Result;
+use crate::measure::{cpu_of, median};
 use headwater_engine::config;
 use headwater_engine::record::TopicPartition;
 use headwater_engine::view::{Definition, View};
 use headwater_runtime::log::{Isolation, Log, Start, kafka::Kafka};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::json;
@@ -23,10 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn run() -> Result<()> {
     let broker = headwater_testbed::kafka()?;
     let topic = format!("bench.fold.{}", std::process::id());
-    let kafka = Kafka::new(&config::Kafka {
+    let settings = config::Kafka {
         bootstrap_servers: vec![broker.bootstrap().to_owned()],
         ..config::Kafka::default()
-    })?;
+    };
+    let kafka = Kafka::open(&settings, "bench")?;
     kafka.create(&[headwater_runtime::log::TopicSpec {
         name: topic.clone(),
         partitions: 1,
@@ -43,14 +43,14 @@ pub fn run() -> Result<()> {
     let mut ours = Vec::new();
     let mut bare = Vec::new();
     for _ in 0..ROUNDS {
-        let (_, bare_cost) = cost(|| consume(broker.bootstrap(), &topic))?;
-        let (keys, our_cost) = cost(|| fold(&kafka, &topic, &definition))?;
+        let (_, bare_cpu) = cpu_of(|| consume(broker.bootstrap(), &topic))?;
+        let (keys, our_cpu) = cpu_of(|| fold(&kafka, &topic, &definition))?;
         if keys != KEYS - KEYS / 10 {
             return Err(format!("the view holds {keys} keys").into());
         }
-        ratios.push(rate(our_cost) / rate(bare_cost));
-        ours.push(rate(our_cost));
-        bare.push(rate(bare_cost));
+        ratios.push(rate(our_cpu) / rate(bare_cpu));
+        ours.push(rate(our_cpu));
+        bare.push(rate(bare_cpu));
     }
     println!("bare librdkafka consumer: {:>9.0} events per CPU-second", median(bare));
     println!("headwater, latest view:   {:>9.0} events per CPU-second", median(ours));
@@ -58,8 +58,8 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-fn rate(cost: Cost) -> f64 {
-    EVENTS as f64 / cost.cpu.as_secs_f64()
+fn rate(cpu: Duration) -> f64 {
+    EVENTS as f64 / cpu.as_secs_f64()
 }
 
 /// Events of about 220 bytes; the keys of every tenth are filtered out. Gives the bytes of all values.

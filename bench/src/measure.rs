@@ -1,23 +1,13 @@
 //! CPU time of this process, all threads, from the kernel's own account.
 
 use crate::Result;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// What something took.
-#[derive(Clone, Copy, Debug)]
-pub struct Cost {
-    pub wall: Duration,
-    /// User and system time of all threads; the kernel counts in steps of 10 ms.
-    pub cpu: Duration,
-}
-
-pub fn cost<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
+/// User and system time of all threads that some work took; the kernel counts in steps of 10 ms.
+pub fn cpu_of<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
     let before = cpu()?;
-    let started = Instant::now();
     let value = work()?;
-    let wall = started.elapsed();
-    let cpu = cpu()?.saturating_sub(before);
-    Ok((value, Cost { wall, cpu }))
+    Ok((value, cpu()?.saturating_sub(before)))
 }
 
 fn cpu() -> Result<Duration> {
