@@ -44,7 +44,13 @@ pub fn run() -> Result<()> {
         .flat_map(|prompt| [prompt.system.clone(), prompt.user.clone()])
         .flatten()
         .collect();
-    let names: Vec<&str> = ready.input.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = ready
+        .input
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
     let templates = texts
         .iter()
         .map(|text| Template::compile("prompt", text, &headwater_engine::expr::Names::new(&names)))
@@ -58,17 +64,33 @@ pub fn run() -> Result<()> {
         Ok(())
     })?;
     let peer = python(&texts, &ready.input)?;
-    let same = peer["texts"].as_array().into_iter().flatten().zip(prompt.messages.iter());
+    let same = peer["texts"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .zip(prompt.messages.iter());
     for (theirs, ours) in same {
         if theirs.as_str().map(str::trim_end) != Some(ours.content.trim_end()) {
             return Err("Jinja2 renders another text; the comparison would mean nothing".into());
         }
     }
-    let theirs = peer["microseconds"].as_f64().ok_or("the peer printed no figure")?;
-    println!("the flight assistant's prompt: {} tokens, {} messages; medians", prompt.tokens, prompt.messages.len());
+    let theirs = peer["microseconds"]
+        .as_f64()
+        .ok_or("the peer printed no figure")?;
+    println!(
+        "the flight assistant's prompt: {} tokens, {} messages; medians",
+        prompt.tokens,
+        prompt.messages.len()
+    );
     println!("Jinja2 in Python, rendering only:          {theirs:>8.1} us");
-    println!("headwater, rendering only:                 {rendering:>8.1} us   {:>5.1} x as fast", theirs / rendering);
-    println!("headwater, slots, rendering, tokens, hash: {whole:>8.1} us   {:>5.1} x as fast", theirs / whole);
+    println!(
+        "headwater, rendering only:                 {rendering:>8.1} us   {:>5.1} x as fast",
+        theirs / rendering
+    );
+    println!(
+        "headwater, slots, rendering, tokens, hash: {whole:>8.1} us   {:>5.1} x as fast",
+        theirs / whole
+    );
     Ok(())
 }
 
@@ -123,7 +145,10 @@ fn fold_events(example: &Path, stage: &config::Stage) -> Result<Folded> {
         let definition = Definition::compile(config, &stage.sources)?;
         let mut records = Vec::new();
         for from in &config.from {
-            let source = stage.sources.get(&from.source).ok_or("a source is missing")?;
+            let source = stage
+                .sources
+                .get(&from.source)
+                .ok_or("a source is missing")?;
             records.extend(events(example, &from.source, &source.topic)?);
         }
         records.sort_by_key(|record| record.timestamp);
@@ -136,7 +161,9 @@ fn fold_events(example: &Path, stage: &config::Stage) -> Result<Folded> {
         }
         let mut view = View::new(definition);
         for (record, offset) in records.iter().zip(0..) {
-            if let Some(fault) = with(record, offset, |record| view.partition_mut(0).fold(record)).fault {
+            if let Some(fault) =
+                with(record, offset, |record| view.partition_mut(0).fold(record)).fault
+            {
                 return Err(fault.into());
             }
         }
@@ -167,8 +194,11 @@ fn events(example: &Path, source: &str, topic: &str) -> Result<Vec<NewRecord>> {
 }
 
 fn with<T>(record: &NewRecord, offset: i64, f: impl FnOnce(&Record<'_>) -> T) -> T {
-    let headers: Vec<(&str, Option<&[u8]>)> =
-        record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+    let headers: Vec<(&str, Option<&[u8]>)> = record
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_deref()))
+        .collect();
     f(&Record {
         topic: &record.topic,
         partition: 0,
@@ -186,9 +216,16 @@ fn question(example: &Path, stage: &config::Stage, agent: &Agent) -> Result<Trig
         return Err("the stage is no agent".into());
     };
     let source = &config.trigger.source;
-    let topic = &stage.sources.get(source).ok_or("the trigger's source is missing")?.topic;
-    let record = events(example, source, topic)?.pop().ok_or("the example asks nothing")?;
-    with(&record, 0, |record| agent.trigger(record))?.ok_or_else(|| "the question is filtered out".into())
+    let topic = &stage
+        .sources
+        .get(source)
+        .ok_or("the trigger's source is missing")?
+        .topic;
+    let record = events(example, source, topic)?
+        .pop()
+        .ok_or("the example asks nothing")?;
+    with(&record, 0, |record| agent.trigger(record))?
+        .ok_or_else(|| "the question is filtered out".into())
 }
 
 fn assemble(agent: &Agent, trigger: &Trigger, views: &Folded) -> Result<Ready> {
@@ -228,10 +265,16 @@ fn python(templates: &[String], input: &Value) -> Result<Value> {
         .spawn()
         .map_err(|error| format!("'{interpreter}' does not start: {error}"))?;
     let job = json!({"templates": templates, "input": input, "seconds": SECONDS});
-    child.stdin.take().ok_or("no standard input")?.write_all(job.to_string().as_bytes())?;
+    child
+        .stdin
+        .take()
+        .ok_or("no standard input")?
+        .write_all(job.to_string().as_bytes())?;
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        return Err("the Python peer failed; does it have jinja2? python3 -m pip install jinja2".into());
+        return Err(
+            "the Python peer failed; does it have jinja2? python3 -m pip install jinja2".into(),
+        );
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }

@@ -52,8 +52,14 @@ pub fn run() -> Result<()> {
         ours.push(rate(our_cpu));
         bare.push(rate(bare_cpu));
     }
-    println!("bare librdkafka consumer: {:>9.0} events per CPU-second", median(bare));
-    println!("headwater, latest view:   {:>9.0} events per CPU-second", median(ours));
+    println!(
+        "bare librdkafka consumer: {:>9.0} events per CPU-second",
+        median(bare)
+    );
+    println!(
+        "headwater, latest view:   {:>9.0} events per CPU-second",
+        median(ours)
+    );
     println!("ratio:                    {:>9.2}", median(ratios));
     Ok(())
 }
@@ -74,17 +80,24 @@ fn fill(bootstrap: &str, topic: &str) -> Result<usize> {
     for n in 0..EVENTS {
         let number = n % KEYS;
         let key = format!("flight-{number:06}");
-        let status = if number % 10 == 9 { "archived" } else { "active" };
+        let status = if number % 10 == 9 {
+            "archived"
+        } else {
+            "active"
+        };
         let value = format!(
             r#"{{"flight_id":"{key}","status":"{status}","gate":"B{:02}","origin":"London Heathrow","destination":"New York JFK","scheduled":"2026-11-24T11:40:00Z","delay_minutes":{},"aircraft":"A330-900","seats_free":{}}}"#,
-            n % 60, n % 200, n % 293
+            n % 60,
+            n % 200,
+            n % 293
         );
         bytes += value.len();
         loop {
             match producer.send(BaseRecord::to(topic).key(&key).payload(&value)) {
                 Ok(()) => break,
                 Err((error, _))
-                    if error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull) =>
+                    if error.rdkafka_error_code()
+                        == Some(rdkafka::types::RDKafkaErrorCode::QueueFull) =>
                 {
                     producer.flush(PATIENCE)?;
                 }

@@ -15,7 +15,9 @@ fn cpu() -> Result<Duration> {
     const TICKS_A_SECOND: u64 = 100;
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // The second field, the program's name in brackets, may hold blanks: count from its end.
-    let (_, rest) = stat.rsplit_once(") ").ok_or("/proc/self/stat is not as expected")?;
+    let (_, rest) = stat
+        .rsplit_once(") ")
+        .ok_or("/proc/self/stat is not as expected")?;
     let mut fields = rest.split_ascii_whitespace().skip(11);
     let mut next = || -> Result<u64> { Ok(fields.next().ok_or("too few fields")?.parse()?) };
     let ticks = next()? + next()?;

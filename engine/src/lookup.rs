@@ -69,7 +69,11 @@ impl Lookup {
     ///
     /// # Errors
     /// Every expression that cannot work, with its field path.
-    pub fn compile(lookup: &config::Lookup, names: &Names, path: &str) -> Result<Self, CompileError> {
+    pub fn compile(
+        lookup: &config::Lookup,
+        names: &Names,
+        path: &str,
+    ) -> Result<Self, CompileError> {
         let mut problems = CompileError::default();
         let row_names = names.clone().shape("value", Shape::Any);
         let mut expression = |field: &str, text: &str, names: &Names, wanted| {
@@ -220,7 +224,10 @@ impl Lookup {
         };
         let mut kept = Vec::with_capacity(rows.len());
         for row in rows.drain(..) {
-            if filter.truth(&WithRow { variables, value: &row.value })? {
+            if filter.truth(&WithRow {
+                variables,
+                value: &row.value,
+            })? {
                 kept.push(row);
             }
         }
@@ -237,7 +244,10 @@ impl Lookup {
         };
         let mut keyed = Vec::with_capacity(rows.len());
         for row in rows.drain(..) {
-            let by = match order_by.evaluate(&WithRow { variables, value: &row.value }) {
+            let by = match order_by.evaluate(&WithRow {
+                variables,
+                value: &row.value,
+            }) {
                 Ok(by) => by,
                 Err(fault) if fault.reason == Reason::AbsentField => Value::Null,
                 Err(fault) => return Err(fault),

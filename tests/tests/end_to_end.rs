@@ -38,8 +38,15 @@ fn flight_assistant_on_a_real_node() {
     cluster.remove_former_installation();
     cluster.helm(&["install", "headwater-crds", "charts/headwater-crds"]);
     cluster.helm(&[
-        "install", "headwater", "charts/headwater", "--namespace", "headwater-system",
-        "--create-namespace", "--wait", "--timeout", "120s",
+        "install",
+        "headwater",
+        "charts/headwater",
+        "--namespace",
+        "headwater-system",
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "120s",
     ]);
 
     chapter("the example's resources");
@@ -47,10 +54,19 @@ fn flight_assistant_on_a_real_node() {
     cluster.apply(&kafka_service(&namespace, kafka.bootstrap()));
     cluster.kubectl(&["apply", "-n", &namespace, "-f", "examples/flight-assistant"]);
     cluster.kubectl(&[
-        "wait", "-n", &namespace, "--for=condition=Ready", "--all", "--timeout=240s", KINDS,
+        "wait",
+        "-n",
+        &namespace,
+        "--for=condition=Ready",
+        "--all",
+        "--timeout=240s",
+        KINDS,
     ]);
     let agents = cluster.kubectl(&["get", "agents", "-n", &namespace]);
-    assert!(agents.contains("flight-assistant") && agents.contains("True"), "{agents}");
+    assert!(
+        agents.contains("flight-assistant") && agents.contains("True"),
+        "{agents}"
+    );
     let explained = cluster.kubectl(&["explain", "agent.spec.context"]);
     assert!(explained.contains("budgetTokens"), "{explained}");
 
@@ -71,9 +87,15 @@ fn flight_assistant_on_a_real_node() {
             .to_owned()
     };
     let first = ask("story", ON_TIME);
-    assert!(first.contains("LK 103") && first.contains("145 minutes late"), "{first}");
+    assert!(
+        first.contains("LK 103") && first.contains("145 minutes late"),
+        "{first}"
+    );
     let second = ask("story", ANOTHER);
-    assert!(second.contains("LK 107") && second.contains("window seat 34K"), "{second}");
+    assert!(
+        second.contains("LK 107") && second.contains("window seat 34K"),
+        "{second}"
+    );
     assert!(second.contains("38 USD"), "{second}");
 
     chapter("an acknowledged update is in the next answer, every time");
@@ -81,11 +103,21 @@ fn flight_assistant_on_a_real_node() {
     for round in 0..ROUNDS {
         let gate = format!("Z{round}");
         let update = json!({"flight_id": "LK103-2026-11-24", "gate": gate});
-        client.send(&topic("flight-updates"), Some("LK103-2026-11-24"), &update.to_string());
+        client.send(
+            &topic("flight-updates"),
+            Some("LK103-2026-11-24"),
+            &update.to_string(),
+        );
         let answer = ask(&format!("round-{round}"), ON_TIME);
-        assert!(answer.contains(&format!("gate {gate},")), "round {round}: {answer}");
+        assert!(
+            answer.contains(&format!("gate {gate},")),
+            "round {round}: {answer}"
+        );
     }
-    eprintln!("{ROUNDS} of {ROUNDS} in {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!(
+        "{ROUNDS} of {ROUNDS} in {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
 
     chapter("memory, and an idle minute");
     let resident = support::process::resident_bytes("headwater", "operator");
@@ -99,13 +131,27 @@ fn flight_assistant_on_a_real_node() {
         "name": "answer", "sourceRef": {"name": "answers"}, "value": "{'text': 'Larkspur: ' + result.text}",
     }]}});
     cluster.kubectl(&[
-        "patch", "agent", "flight-assistant", "-n", &namespace, "--type=merge", "-p", &change.to_string(),
+        "patch",
+        "agent",
+        "flight-assistant",
+        "-n",
+        &namespace,
+        "--type=merge",
+        "-p",
+        &change.to_string(),
     ]);
-    eventually("the changed agent answers", Duration::from_secs(120), || {
-        ask("changed", ON_TIME).starts_with("Larkspur: ")
-    });
+    eventually(
+        "the changed agent answers",
+        Duration::from_secs(120),
+        || ask("changed", ON_TIME).starts_with("Larkspur: "),
+    );
     cluster.kubectl(&[
-        "wait", "-n", &namespace, "--for=condition=Ready", "agent/flight-assistant", "--timeout=120s",
+        "wait",
+        "-n",
+        &namespace,
+        "--for=condition=Ready",
+        "agent/flight-assistant",
+        "--timeout=120s",
     ]);
 
     chapter("a killed pod: every question is answered, once");
@@ -113,11 +159,21 @@ fn flight_assistant_on_a_real_node() {
         .map(|n| {
             if n == 20 {
                 cluster.kubectl(&[
-                    "delete", "pod", "flight-assistant-agent-0", "-n", &namespace, "--grace-period=0", "--force",
+                    "delete",
+                    "pod",
+                    "flight-assistant-agent-0",
+                    "-n",
+                    &namespace,
+                    "--grace-period=0",
+                    "--force",
                 ]);
             }
             let question = json!({"customer_id": "c-1042", "text": ON_TIME});
-            client.send(&topic("questions"), Some(&format!("killed-{n}")), &question.to_string())
+            client.send(
+                &topic("questions"),
+                Some(&format!("killed-{n}")),
+                &question.to_string(),
+            )
         })
         .collect();
     for trigger in &triggers {
@@ -137,32 +193,70 @@ fn flight_assistant_on_a_real_node() {
     });
     let condition = reason().unwrap();
     let message = condition["message"].as_str().unwrap();
-    assert!(message.contains("spec.context[name=bookings]") && message.contains("bookigns"), "{condition}");
+    assert!(
+        message.contains("spec.context[name=bookings]") && message.contains("bookigns"),
+        "{condition}"
+    );
     assert!(message.contains("bookings"), "{condition}");
     // Its killed pod may just be coming back; the mistake does not keep it.
     cluster.kubectl(&[
-        "wait", "-n", &namespace, "--for=condition=Ready", "agent/flight-assistant", "--timeout=60s",
+        "wait",
+        "-n",
+        &namespace,
+        "--for=condition=Ready",
+        "agent/flight-assistant",
+        "--timeout=60s",
     ]);
     let mended = include_str!("end_to_end/mistake.yaml").replace("bookigns", "bookings");
     cluster.apply(&cluster.in_namespace(&namespace, &mended));
     cluster.kubectl(&[
-        "wait", "-n", &namespace, "--for=condition=Ready", "agent/careless", "--timeout=120s",
+        "wait",
+        "-n",
+        &namespace,
+        "--for=condition=Ready",
+        "agent/careless",
+        "--timeout=120s",
     ]);
 
     chapter("deletion keeps the data");
-    cluster.kubectl(&["delete", "-n", &namespace, "agent", "careless", "--timeout=60s"]);
     cluster.kubectl(&[
-        "delete", "-n", &namespace, "-f", "examples/flight-assistant", "--timeout=120s",
+        "delete",
+        "-n",
+        &namespace,
+        "agent",
+        "careless",
+        "--timeout=60s",
+    ]);
+    cluster.kubectl(&[
+        "delete",
+        "-n",
+        &namespace,
+        "-f",
+        "examples/flight-assistant",
+        "--timeout=120s",
     ]);
     eventually("the pods are gone", Duration::from_secs(120), || {
         cluster
-            .kubectl(&["get", "pods,statefulsets,configmaps", "-n", &namespace, "-o", "name"])
+            .kubectl(&[
+                "get",
+                "pods,statefulsets,configmaps",
+                "-n",
+                &namespace,
+                "-o",
+                "name",
+            ])
             .lines()
             .all(|line| line == "configmap/kube-root-ca.crt")
     });
     assert!(client.topics().contains(&topic("flights")));
     cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=120s"]);
-    cluster.helm(&["uninstall", "headwater", "--namespace", "headwater-system", "--wait"]);
+    cluster.helm(&[
+        "uninstall",
+        "headwater",
+        "--namespace",
+        "headwater-system",
+        "--wait",
+    ]);
     cluster.helm(&["uninstall", "headwater-crds"]);
 }
 
@@ -181,7 +275,8 @@ fn kafka_service(namespace: &str, bootstrap: &str) -> String {
 
 /// Source, key and value of the example's events, oldest first; the questions are the test's own to ask.
 fn example_events() -> Vec<(String, Option<String>, String)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/flight-assistant/events");
+    let folder =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../examples/flight-assistant/events");
     let mut events = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

@@ -78,7 +78,10 @@ impl Definition {
             problems.add(
                 "spec.from",
                 reason::INVALID_SPEC,
-                format!("a view has 1 to {FROM_MAX} entries here, this one has {}", view.from.len()),
+                format!(
+                    "a view has 1 to {FROM_MAX} entries here, this one has {}",
+                    view.from.len()
+                ),
             );
         }
         let mut from = Vec::new();
@@ -192,11 +195,19 @@ impl Definition {
                 Some(expression) => expression.evaluate(&event)?,
                 None => event.value,
             };
-            if matches!(self.fold, Fold::Latest { merge: config::Merge::Fields }) && !value.is_object()
+            if matches!(
+                self.fold,
+                Fold::Latest {
+                    merge: config::Merge::Fields
+                }
+            ) && !value.is_object()
             {
                 return Err(Fault::new(
                     Reason::SchemaMismatch,
-                    format!("merge: Fields needs objects, the value is {}", type_of(&value)),
+                    format!(
+                        "merge: Fields needs objects, the value is {}",
+                        type_of(&value)
+                    ),
                 ));
             }
             Change::Put(value)
@@ -217,7 +228,11 @@ impl Definition {
     ///
     /// # Errors
     /// An index expression that fails, other than on an absent field, which leaves the row out of that index.
-    pub(super) fn index_keys(&self, key: &Key, value: &Value) -> Result<BTreeSet<(usize, Key)>, Fault> {
+    pub(super) fn index_keys(
+        &self,
+        key: &Key,
+        value: &Value,
+    ) -> Result<BTreeSet<(usize, Key)>, Fault> {
         let row = RowVariables { key, value };
         let mut keys = BTreeSet::new();
         for (place, index) in self.indexes.iter().enumerate() {
@@ -312,7 +327,9 @@ fn compile_indexes(
     // What the rows look like is known where they are one source's events as they came.
     if let [only] = view.from.as_slice()
         && only.value.is_none()
-        && let Some(schema) = sources.get(&only.source).and_then(|source| source.schema.as_ref())
+        && let Some(schema) = sources
+            .get(&only.source)
+            .and_then(|source| source.schema.as_ref())
     {
         names = names.schema("value", schema);
     }

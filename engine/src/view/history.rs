@@ -121,7 +121,11 @@ impl Entry {
             .events
             .iter()
             .map(|event| {
-                let Origin { from, partition, offset } = event.origin;
+                let Origin {
+                    from,
+                    partition,
+                    offset,
+                } = event.origin;
                 (event.time, from, partition, offset)
             })
             .collect();
@@ -145,7 +149,11 @@ impl Entry {
                     // The same bytes as before: an encoded value is canonical.
                     value: latest::encode(value)?,
                     time,
-                    origin: Origin { from, partition, offset },
+                    origin: Origin {
+                        from,
+                        partition,
+                        offset,
+                    },
                 })
             })
             .collect::<Result<VecDeque<Event>, Fault>>()?;

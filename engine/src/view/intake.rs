@@ -44,7 +44,9 @@ struct Lane {
 impl Lane {
     /// All below it went: the next offset of the source partition to be committed.
     fn reached(&self) -> i64 {
-        self.waiting.front().map_or(self.next, |event| event.origin.offset)
+        self.waiting
+            .front()
+            .map_or(self.next, |event| event.origin.offset)
     }
 }
 
@@ -75,7 +77,13 @@ impl Intake {
     /// Starts a source partition at its committed offset.
     pub fn start(&mut self, source_topic: &str, partition: i32, next: i64) {
         for from in self.places(source_topic) {
-            let covered = Covered { from, partition, next, time: i64::MIN, idle: true };
+            let covered = Covered {
+                from,
+                partition,
+                next,
+                time: i64::MIN,
+                idle: true,
+            };
             let lane = Lane {
                 waiting: VecDeque::new(),
                 next,
@@ -107,7 +115,10 @@ impl Intake {
             if !self.lanes.contains_key(&place) {
                 self.start(record.topic, record.partition, record.offset);
             }
-            let known = self.lanes.get(&place).is_some_and(|lane| record.offset < lane.next);
+            let known = self
+                .lanes
+                .get(&place)
+                .is_some_and(|lane| record.offset < lane.next);
             if known {
                 continue;
             }

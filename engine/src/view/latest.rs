@@ -54,7 +54,9 @@ pub(super) fn next(
     event: Projected,
 ) -> Result<Outcome, Fault> {
     match definition.fold() {
-        Fold::Latest { merge: Merge::Fields } => next_merged(definition, former, event),
+        Fold::Latest {
+            merge: Merge::Fields,
+        } => next_merged(definition, former, event),
         _ => next_replaced(definition, former, event),
     }
 }
@@ -65,7 +67,11 @@ fn next_replaced(
     event: Projected,
 ) -> Result<Outcome, Fault> {
     let Change::Put(value) = &event.change else {
-        return Ok(if former.is_some() { Outcome::Gone } else { Outcome::Unchanged });
+        return Ok(if former.is_some() {
+            Outcome::Gone
+        } else {
+            Outcome::Unchanged
+        });
     };
     let bytes = encode(value)?;
     if former.is_some_and(|former| former.value == bytes) {
@@ -114,7 +120,11 @@ fn next_merged(
         }
     }
     if merged.present == 0 {
-        return Ok(if former.is_some() { Outcome::Gone } else { Outcome::Unchanged });
+        return Ok(if former.is_some() {
+            Outcome::Gone
+        } else {
+            Outcome::Unchanged
+        });
     }
     let visible = is_visible(definition, &merged);
     let value = Value::Object(fields);
@@ -164,9 +174,9 @@ impl Entry {
         let (origin, time) = origin::provenance(record)?;
         let value: Value = serde_json::from_slice(bytes).map_err(|_| origin::invalid("value"))?;
         let merged: Option<Box<Merged>> = match definition.fold() {
-            Fold::Latest { merge: Merge::Fields } => {
-                Some(Box::new(state(record.header(header::STATE))?))
-            }
+            Fold::Latest {
+                merge: Merge::Fields,
+            } => Some(Box::new(state(record.header(header::STATE))?)),
             _ => None,
         };
         let visible = merged

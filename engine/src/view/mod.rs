@@ -65,7 +65,9 @@ impl View {
     }
 
     pub fn partitions(&self) -> impl Iterator<Item = (i32, &Partition)> {
-        self.partitions.iter().map(|(number, state)| (*number, state))
+        self.partitions
+            .iter()
+            .map(|(number, state)| (*number, state))
     }
 
     /// Forgets a partition that another replica owns now.

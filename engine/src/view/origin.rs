@@ -156,9 +156,21 @@ mod tests {
     #[test]
     fn an_origin_survives_its_header() {
         for origin in [
-            Origin { from: 0, partition: 0, offset: 0 },
-            Origin { from: 63, partition: i32::MAX, offset: i64::MAX },
-            Origin { from: 1, partition: 300, offset: 127 },
+            Origin {
+                from: 0,
+                partition: 0,
+                offset: 0,
+            },
+            Origin {
+                from: 63,
+                partition: i32::MAX,
+                offset: i64::MAX,
+            },
+            Origin {
+                from: 1,
+                partition: 300,
+                offset: 127,
+            },
         ] {
             assert_eq!(Origin::decode(&origin.encode()), Ok(origin));
         }

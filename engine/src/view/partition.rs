@@ -134,8 +134,14 @@ impl Partition {
             None => Ok(false),
         });
         match folded {
-            Ok(changed) => Folded { changed, fault: None },
-            Err(fault) => Folded { changed: false, fault: Some(fault) },
+            Ok(changed) => Folded {
+                changed,
+                fault: None,
+            },
+            Err(fault) => Folded {
+                changed: false,
+                fault: Some(fault),
+            },
         }
     }
 
@@ -227,7 +233,8 @@ impl Partition {
             if !known {
                 self.bytes += event.key.as_bytes().len();
             }
-            self.entries.insert(event.key.clone(), Entry::History(entry));
+            self.entries
+                .insert(event.key.clone(), Entry::History(entry));
         }
         if matches!(added, Ok(true)) {
             self.dirty.insert(event.key.clone());
@@ -239,7 +246,10 @@ impl Partition {
         self.remove(&key);
         for (place, index_key) in &entry.index_keys {
             if let Some(index) = self.indexes.get_mut(*place) {
-                index.entry(index_key.clone()).or_default().insert(key.clone());
+                index
+                    .entry(index_key.clone())
+                    .or_default()
+                    .insert(key.clone());
             }
         }
         self.bytes += key.as_bytes().len() + entry.value.len();
@@ -329,9 +339,8 @@ impl Partition {
                 Some(entry) => {
                     let (value, time, origin, state) = entry.parts();
                     let mut headers = provenance_headers(origin, time);
-                    headers.extend(
-                        state.map(|state| (names::header::STATE.to_owned(), Some(state))),
-                    );
+                    headers
+                        .extend(state.map(|state| (names::header::STATE.to_owned(), Some(state))));
                     record(key.as_bytes(), Some(value), headers)
                 }
             })
@@ -369,7 +378,9 @@ impl Partition {
 
     pub(super) fn get(&self, key: &Key) -> Option<Row> {
         match self.entries.get(key) {
-            Some(Entry::Latest(entry)) if entry.visible => Some(self.row(key, &entry.value, entry.time, entry.origin)),
+            Some(Entry::Latest(entry)) if entry.visible => {
+                Some(self.row(key, &entry.value, entry.time, entry.origin))
+            }
             _ => None,
         }
     }
@@ -441,7 +452,11 @@ impl Entry {
             Self::History(entry) => {
                 let (time, origin) = entry.newest().unwrap_or((
                     i64::MIN,
-                    Origin { from: 0, partition: 0, offset: 0 },
+                    Origin {
+                        from: 0,
+                        partition: 0,
+                        offset: 0,
+                    },
                 ));
                 (entry.value(), time, origin, entry.state_header())
             }
@@ -460,10 +475,12 @@ fn read_projected(record: &Record<'_>) -> Result<Projected, Fault> {
     let (origin, time) = provenance(record)?;
     let change = match record.value {
         None => Change::Drop,
-        Some(bytes) => Change::Put(
-            serde_json::from_slice::<Value>(bytes)
-                .map_err(|_| Fault::new(Reason::InvalidInternalRecord, "the projected value is not JSON"))?,
-        ),
+        Some(bytes) => Change::Put(serde_json::from_slice::<Value>(bytes).map_err(|_| {
+            Fault::new(
+                Reason::InvalidInternalRecord,
+                "the projected value is not JSON",
+            )
+        })?),
     };
     Ok(Projected {
         key,

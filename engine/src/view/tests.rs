@@ -20,7 +20,10 @@ fn sources(of: Value) -> BTreeMap<String, config::Source> {
                 "name": name, "topic": format!("t.{name}"), "format": "Json", "keyFormat": "Text",
                 "schema": null, "key": null, "eventTime": null, "invalidRecords": "DeadLetter",
             });
-            source.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            source
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
             (name.clone(), serde_json::from_value(source).unwrap())
         })
         .collect()
@@ -37,7 +40,9 @@ fn compile(from: Value, fold: Value, indexes: Value) -> Arc<Definition> {
                 "name": entry["source"], "source": null, "filter": null, "key": null, "value": null,
                 "delete": null, "required": false,
             });
-            full.as_object_mut().unwrap().extend(entry.as_object().unwrap().clone());
+            full.as_object_mut()
+                .unwrap()
+                .extend(entry.as_object().unwrap().clone());
             full
         })
         .collect();
@@ -198,7 +203,11 @@ fn semantics_2_a_null_key_is_a_fault_and_an_index_skips_the_row() {
         ],
     );
     assert_eq!(results[0].fault.as_ref().unwrap().reason, Reason::NullKey);
-    assert!(results[1..].iter().all(|folded| folded.changed && folded.fault.is_none()));
+    assert!(
+        results[1..]
+            .iter()
+            .all(|folded| folded.changed && folded.fault.is_none())
+    );
     assert_eq!(view.by_index("byOwner", &key("o")).len(), 1);
     assert_eq!(view.keys(), 4);
 }
@@ -211,9 +220,16 @@ fn semantics_4_null_events_delete_in_latest_and_are_ignored_elsewhere() {
     assert_eq!(value(&view, "k"), None);
 
     // The key is told from the event, which is null.
-    let keyed = compile(json!([{"source": "a", "key": "event.id"}]), latest(), json!([]));
+    let keyed = compile(
+        json!([{"source": "a", "key": "event.id"}]),
+        latest(),
+        json!([]),
+    );
     let input = taken(&keyed, &[put("x", json!({"id": "k"}), 1), null.clone()]);
-    assert_eq!(value(&folded(&keyed, &input), "k"), Some(json!({"id": "k"})));
+    assert_eq!(
+        value(&folded(&keyed, &input), "k"),
+        Some(json!({"id": "k"}))
+    );
 
     let kept = compile(json!([{"source": "a"}]), history(5, None), json!([]));
     let view = folded(&kept, &[put("k", json!(1), 1), null]);
@@ -234,7 +250,12 @@ fn semantics_4_with_fields_a_delete_takes_its_own_fields_and_the_row_goes_with_t
         new("t.a", Some("k"), None, 3),
         b(None, 4),
     ];
-    let after = |count: usize| value(&folded(&definition, &taken(&definition, &records[..count])), "k");
+    let after = |count: usize| {
+        value(
+            &folded(&definition, &taken(&definition, &records[..count])),
+            "k",
+        )
+    };
     assert_eq!(after(2), Some(json!({"x": 1, "y": 2, "z": 2})));
     assert_eq!(after(3), Some(json!({"y": 2, "z": 2})));
     assert_eq!(after(4), None);
@@ -254,7 +275,10 @@ fn a_required_source_keeps_the_row_from_being_seen_until_it_has_something() {
     ];
     let after = |count: usize| {
         let view = folded(&definition, &taken(&definition, &records[..count]));
-        (value(&view, "k"), view.by_index("byCity", &key("NYC")).len())
+        (
+            value(&view, "k"),
+            view.by_index("byCity", &key("NYC")).len(),
+        )
     };
     assert_eq!(after(1), (None, 0));
     assert_eq!(after(2), (Some(json!({"city": "NYC", "n": 1})), 1));
@@ -263,23 +287,42 @@ fn a_required_source_keeps_the_row_from_being_seen_until_it_has_something() {
 
 #[test]
 fn semantics_5_an_event_waits_for_partitions_whose_next_one_may_be_older() {
-    let definition = compile(json!([{"source": "a"}, {"source": "b"}]), latest(), json!([]));
+    let definition = compile(
+        json!([{"source": "a"}, {"source": "b"}]),
+        latest(),
+        json!([]),
+    );
     let mut intake = Intake::new(Arc::clone(&definition), 1).unwrap();
     intake.start("t.a", 0, 0);
     intake.start("t.b", 0, 0);
     let keys = |records: &[NewRecord]| -> Vec<String> {
-        let text = |record: &NewRecord| String::from_utf8_lossy(record.key.as_deref().unwrap()).into_owned();
-        records.iter().map(text).filter(|key| !key.starts_with('\0')).collect()
+        let text = |record: &NewRecord| {
+            String::from_utf8_lossy(record.key.as_deref().unwrap()).into_owned()
+        };
+        records
+            .iter()
+            .map(text)
+            .filter(|key| !key.starts_with('\0'))
+            .collect()
     };
-    let late = NewRecord { topic: "t.b".into(), ..put("late", json!(1), 20) };
-    let later = NewRecord { topic: "t.b".into(), ..put("later", json!(1), 30) };
+    let late = NewRecord {
+        topic: "t.b".into(),
+        ..put("late", json!(1), 20)
+    };
+    let later = NewRecord {
+        topic: "t.b".into(),
+        ..put("later", json!(1), 30)
+    };
     with(&late, 0, |record| intake.take(record));
     with(&later, 1, |record| intake.take(record));
     // More is in the log of `a`, and nothing of it was read.
     assert_eq!(keys(&intake.drain(&|topic, _| topic == "t.a")), [""; 0]);
     assert_eq!(intake.positions(), [("t.a", 0, 0), ("t.b", 0, 0)]);
     assert_eq!(intake.waiting("t.b", 0), 2);
-    let early = NewRecord { topic: "t.a".into(), ..put("early", json!(1), 10) };
+    let early = NewRecord {
+        topic: "t.a".into(),
+        ..put("early", json!(1), 10)
+    };
     with(&early, 0, |record| intake.take(record));
     // Of `a` there may be something between 10 and 20.
     assert_eq!(keys(&intake.drain(&|topic, _| topic == "t.a")), ["early"]);
@@ -335,7 +378,10 @@ fn semantics_6_an_event_that_changes_nothing_writes_nothing() {
     let mut view = View::new(definition);
     let results = fold_all(
         &mut view,
-        &[put("k", json!({"b": 1, "a": 2}), 1), put("k", json!({"a": 2, "b": 1}), 2)],
+        &[
+            put("k", json!({"b": 1, "a": 2}), 1),
+            put("k", json!({"a": 2, "b": 1}), 2),
+        ],
     );
     assert!(results[0].changed && !results[1].changed);
     assert_eq!(view.partition_mut(0).dirty(), 1);
@@ -351,9 +397,15 @@ fn semantics_6_a_refused_event_leaves_everything_as_it_was() {
     let mut view = View::new(definition);
     let results = fold_all(
         &mut view,
-        &[put("k", json!({"tags": ["p"]}), 1), put("k", json!({"tags": [1]}), 2)],
+        &[
+            put("k", json!({"tags": ["p"]}), 1),
+            put("k", json!({"tags": [1]}), 2),
+        ],
     );
-    assert_eq!(results[1].fault.as_ref().unwrap().reason, Reason::ExpressionFailed);
+    assert_eq!(
+        results[1].fault.as_ref().unwrap().reason,
+        Reason::ExpressionFailed
+    );
     assert_eq!(value(&view, "k"), Some(json!({"tags": ["p"]})));
     assert_eq!(view.by_index("byTags", &key("px")).len(), 1);
     assert_eq!(view.partition_mut(0).next(), 2);
@@ -373,7 +425,10 @@ fn histories_are_newest_first_within_limit_and_window() {
         ],
     );
     let at = |time| -> Vec<Value> {
-        view.history(&key("k"), time).into_iter().map(|row| row.value).collect()
+        view.history(&key("k"), time)
+            .into_iter()
+            .map(|row| row.value)
+            .collect()
     };
     assert_eq!(at(3 * HOUR), [json!(4), json!(2), json!(3)]);
     assert_eq!(at(3 * HOUR + 2), [json!(4), json!(2)]);
@@ -386,7 +441,10 @@ fn a_value_over_the_limit_is_refused_and_the_former_kept() {
     let mut view = View::new(definition);
     let results = fold_all(
         &mut view,
-        &[put("k", json!("small"), 1), put("k", json!("x".repeat(950_000)), 2)],
+        &[
+            put("k", json!("small"), 1),
+            put("k", json!("x".repeat(950_000)), 2),
+        ],
     );
     assert_eq!(results[1].fault.as_ref().unwrap().reason, Reason::TooLarge);
     assert_eq!(value(&view, "k"), Some(json!("small")));
@@ -409,7 +467,12 @@ fn what_a_checkpoint_does_not_write_cannot_be_restored() {
 /// One step of a view's life.
 #[derive(Clone, Debug)]
 enum Step {
-    Event { source: bool, key: u8, value: Option<Vec<(u8, i8)>>, time: i64 },
+    Event {
+        source: bool,
+        key: u8,
+        value: Option<Vec<(u8, i8)>>,
+        time: i64,
+    },
     Checkpoint,
     /// The process dies: what was not checkpointed is folded again by its successor.
     Crash,
@@ -422,7 +485,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         prop::option::weighted(0.8, prop::collection::vec((0..3u8, any::<i8>()), 1..4)),
         0..100i64,
     )
-        .prop_map(|(source, key, value, time)| Step::Event { source, key, value, time });
+        .prop_map(|(source, key, value, time)| Step::Event {
+            source,
+            key,
+            value,
+            time,
+        });
     prop::collection::vec(
         prop_oneof![8 => event, 1 => Just(Step::Checkpoint), 1 => Just(Step::Crash)],
         1..60,
@@ -454,7 +522,12 @@ fn live(definition: &Arc<Definition>, steps: &[Step]) -> (Partition, Vec<NewReco
     let mut state = Partition::new(Arc::clone(definition), 0);
     for step in steps {
         match step {
-            Step::Event { source, key, value, time } => {
+            Step::Event {
+                source,
+                key,
+                value,
+                time,
+            } => {
                 let record = record(*source, *key, value.as_deref(), *time);
                 match &mut intake {
                     Some(intake) => {
@@ -463,7 +536,10 @@ fn live(definition: &Arc<Definition>, steps: &[Step]) -> (Partition, Vec<NewReco
                         *offset += 1;
                         input.extend(intake.drain(&|_, _| false));
                     }
-                    None => input.push(NewRecord { topic: "t.a".to_owned(), ..record }),
+                    None => input.push(NewRecord {
+                        topic: "t.a".to_owned(),
+                        ..record
+                    }),
                 }
             }
             Step::Checkpoint => {

@@ -59,7 +59,10 @@ impl Cluster {
 
     /// One manifest, put into a namespace.
     pub fn in_namespace(&self, namespace: &str, manifest: &str) -> String {
-        manifest.replace("metadata: {", &format!("metadata: {{namespace: {namespace}, "))
+        manifest.replace(
+            "metadata: {",
+            &format!("metadata: {{namespace: {namespace}, "),
+        )
     }
 
     /// A condition of a resource; `None` where it has none of that type yet.
@@ -67,14 +70,27 @@ impl Cluster {
         let object = self.kubectl(&["get", kind, name, "-n", namespace, "-o", "json"]);
         let object: Value = serde_json::from_str(&object).unwrap();
         let conditions = object["status"]["conditions"].as_array()?;
-        conditions.iter().find(|condition| condition["type"] == of).cloned()
+        conditions
+            .iter()
+            .find(|condition| condition["type"] == of)
+            .cloned()
     }
 
     /// Takes away what an earlier, broken off run left, so that the charts meet a clean cluster.
     pub fn remove_former_installation(&self) {
-        for (release, namespace) in [("headwater", "headwater-system"), ("headwater-crds", "default")] {
+        for (release, namespace) in [
+            ("headwater", "headwater-system"),
+            ("headwater-crds", "default"),
+        ] {
             let mut command = self.node.helm().unwrap();
-            command.args(["uninstall", release, "--namespace", namespace, "--ignore-not-found", "--wait"]);
+            command.args([
+                "uninstall",
+                release,
+                "--namespace",
+                namespace,
+                "--ignore-not-found",
+                "--wait",
+            ]);
             succeed(command, "");
         }
         for kind in KINDS {
@@ -90,8 +106,13 @@ impl Cluster {
             for object in list["items"].as_array().unwrap() {
                 let metadata = &object["metadata"];
                 self.kubectl(&[
-                    "patch", &plural, metadata["name"].as_str().unwrap(), "-n",
-                    metadata["namespace"].as_str().unwrap(), "--type=merge", "-p",
+                    "patch",
+                    &plural,
+                    metadata["name"].as_str().unwrap(),
+                    "-n",
+                    metadata["namespace"].as_str().unwrap(),
+                    "--type=merge",
+                    "-p",
                     r#"{"metadata":{"finalizers":null}}"#,
                 ]);
             }
@@ -103,7 +124,14 @@ impl Cluster {
     pub fn written_within(&self, span: Duration, namespace: &str) -> Vec<String> {
         let mut watches: Vec<_> = KINDS
             .into_iter()
-            .chain(["statefulsets", "configmaps", "services", "serviceaccounts", "networkpolicies", "events"])
+            .chain([
+                "statefulsets",
+                "configmaps",
+                "services",
+                "serviceaccounts",
+                "networkpolicies",
+                "events",
+            ])
             .map(|kind| {
                 let mut command = self.node.kubectl();
                 command
@@ -117,7 +145,12 @@ impl Cluster {
         let mut written = Vec::new();
         for watch in watches.drain(..) {
             let output = watch.wait_with_output().unwrap();
-            written.extend(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned));
+            written.extend(
+                String::from_utf8(output.stdout)
+                    .unwrap()
+                    .lines()
+                    .map(str::to_owned),
+            );
         }
         written
     }
@@ -131,7 +164,12 @@ fn succeed(mut command: Command, input: &str) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(
         output.status.success(),

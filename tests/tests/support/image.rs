@@ -28,7 +28,10 @@ pub fn build() -> PathBuf {
         certificates: true,
         temporary_folder: true,
         ..Image::new(
-            format!("docker.io/headwater-dev/headwater:{}", env!("CARGO_PKG_VERSION")),
+            format!(
+                "docker.io/headwater-dev/headwater:{}",
+                env!("CARGO_PKG_VERSION")
+            ),
             binary(),
         )
     };

@@ -55,7 +55,10 @@ impl Client {
         if let Some(key) = key {
             record = record.key(key);
         }
-        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .unwrap();
         let (partition, offset) = self.acknowledged(&receiver);
         format!("{topic}-{partition}-{offset}")
     }
@@ -67,13 +70,24 @@ impl Client {
             if let Ok(position) = receiver.try_recv() {
                 return position.unwrap();
             }
-            assert!(Instant::now() < deadline, "no acknowledgement after {PATIENCE:?}");
+            assert!(
+                Instant::now() < deadline,
+                "no acknowledgement after {PATIENCE:?}"
+            );
         }
     }
 
     pub fn topics(&self) -> Vec<String> {
-        let metadata = self.producer.client().fetch_metadata(None, PATIENCE).unwrap();
-        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+        let metadata = self
+            .producer
+            .client()
+            .fetch_metadata(None, PATIENCE)
+            .unwrap();
+        metadata
+            .topics()
+            .iter()
+            .map(|topic| topic.name().to_owned())
+            .collect()
     }
 }
 
@@ -111,10 +125,18 @@ impl Answers {
     pub fn to(&self, trigger: &str, patience: Duration) -> String {
         let deadline = Instant::now() + patience;
         loop {
-            if let Some(answer) = self.seen.borrow().get(trigger).and_then(|answers| answers.first()) {
+            if let Some(answer) = self
+                .seen
+                .borrow()
+                .get(trigger)
+                .and_then(|answers| answers.first())
+            {
                 return answer.clone();
             }
-            assert!(Instant::now() < deadline, "no answer to {trigger} after {patience:?}");
+            assert!(
+                Instant::now() < deadline,
+                "no answer to {trigger} after {patience:?}"
+            );
             self.read();
         }
     }
