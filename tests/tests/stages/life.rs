@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub async fn every_trigger_is_answered_once_across_crashes(mut bed: Bed) {
     const QUESTIONS: usize = 240;
     const SESSIONS: usize = 20;
-    let (model, _) = Counting::new(Duration::from_millis(3));
+    let (model, _) = Counting::model(Duration::from_millis(3));
     bed.models.insert("chat".to_owned(), model);
     let mut stage = bed.agent();
     stage["role"]["agent"]["outputs"][0]["value"] =
@@ -69,7 +69,7 @@ pub async fn every_trigger_is_answered_once_across_crashes(mut bed: Bed) {
 
 pub async fn a_zombie_is_fenced(mut bed: Bed) {
     // The first is slow to answer, and still at it when the second takes its place.
-    let (slow, slow_asked) = Counting::new(Duration::from_millis(1_500));
+    let (slow, slow_asked) = Counting::model(Duration::from_millis(1_500));
     bed.models.insert("chat".to_owned(), slow);
     let zombie = bed.started(&bed.agent()).await;
     let mut writer = bed.writer();
@@ -81,7 +81,7 @@ pub async fn a_zombie_is_fenced(mut bed: Bed) {
         slow_asked.load(Ordering::Relaxed) == 6
     })
     .await;
-    let (fast, _) = Counting::new(Duration::ZERO);
+    let (fast, _) = Counting::model(Duration::ZERO);
     bed.models.insert("chat".to_owned(), fast);
     let second = bed.started(&bed.agent()).await;
     let mut answers = bed.follow("answers");
@@ -107,7 +107,7 @@ pub async fn a_zombie_is_fenced(mut bed: Bed) {
 }
 
 pub async fn shutdown_finishes_what_is_in_flight(mut bed: Bed) {
-    let (model, asked) = Counting::new(Duration::from_millis(400));
+    let (model, asked) = Counting::model(Duration::from_millis(400));
     bed.models.insert("chat".to_owned(), model);
     let mut stage = bed.agent();
     stage["role"]["agent"]["concurrency"] = json!(4);
@@ -147,7 +147,7 @@ pub async fn shutdown_finishes_what_is_in_flight(mut bed: Bed) {
 }
 
 pub async fn two_replicas_share_and_hand_over(mut bed: Bed) {
-    let (model, _) = Counting::new(Duration::from_millis(2));
+    let (model, _) = Counting::model(Duration::from_millis(2));
     bed.models.insert("chat".to_owned(), model);
     let config = |stage: &Value| serde_json::from_value(stage.clone()).unwrap();
     let stage = bed.agent();
@@ -194,7 +194,7 @@ pub async fn two_replicas_share_and_hand_over(mut bed: Bed) {
 }
 
 pub async fn idle_is_when_nothing_is_left(mut bed: Bed) {
-    let (model, _) = Counting::new(Duration::from_millis(20));
+    let (model, _) = Counting::model(Duration::from_millis(20));
     bed.models.insert("chat".to_owned(), model);
     let view = bed.started(&bed.view("board")).await;
     let flights = bed.started(&bed.view("flights")).await;
@@ -235,7 +235,7 @@ pub async fn idle_is_when_nothing_is_left(mut bed: Bed) {
 pub async fn transactions_that_go_wrong_are_applied_once(mut bed: Bed) {
     const QUESTIONS: usize = 120;
     const SESSIONS: usize = 10;
-    let (model, _) = Counting::new(Duration::ZERO);
+    let (model, _) = Counting::model(Duration::ZERO);
     bed.models.insert("chat".to_owned(), model);
     let mut stage = bed.agent();
     stage["role"]["agent"]["outputs"][0]["value"] =

@@ -20,7 +20,7 @@ pub struct Counting {
 }
 
 impl Counting {
-    pub fn new(delay: Duration) -> (Arc<dyn Model>, Arc<AtomicUsize>) {
+    pub fn model(delay: Duration) -> (Arc<dyn Model>, Arc<AtomicUsize>) {
         let asked = Arc::new(AtomicUsize::new(0));
         let model = Self {
             delay,
