@@ -4,6 +4,11 @@
 //! accessors. What the API server can refuse, it refuses, by the rules beside the fields; what needs other resources, Kafka or a parser is
 //! the operator's. No Secret's value is ever part of a type.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "the columns of a kind are attributes that repeat their types"
+)]
+
 pub mod agent;
 pub mod common;
 pub mod context_view;
