@@ -142,10 +142,9 @@ impl Clusters {
             return;
         };
         state.asked = None;
-        let bad = answer
-            .found
-            .as_ref()
-            .map_or(true, |ensured| ensured.unsettled || !ensured.problems.is_empty());
+        let bad = answer.found.as_ref().map_or(true, |ensured| {
+            ensured.unsettled || !ensured.problems.is_empty()
+        });
         state.failures = if bad { state.failures + 1 } else { 0 };
         let pause = if bad {
             FIRST_PAUSE
@@ -236,7 +235,12 @@ mod tests {
     #[test]
     fn a_service_is_found_from_another_namespace() {
         assert_eq!(seen_from("shop", "kafka:9092"), "kafka.shop.svc:9092");
-        for server in ["kafka.streams.svc:9092", "10.0.0.1:9092", "[::1]:9092", "localhost:9092"] {
+        for server in [
+            "kafka.streams.svc:9092",
+            "10.0.0.1:9092",
+            "[::1]:9092",
+            "localhost:9092",
+        ] {
             assert_eq!(seen_from("shop", server), server);
         }
     }

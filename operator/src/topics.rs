@@ -208,11 +208,7 @@ fn missing(
 }
 
 /// The new topic's id, once the broker that is asked has heard of it from the controller; by it the topic is known as ours.
-fn settled(
-    admin: &Admin,
-    topic: &Topic,
-    ensured: &mut Ensured,
-) -> Result<Option<Found>, Error> {
+fn settled(admin: &Admin, topic: &Topic, ensured: &mut Ensured) -> Result<Option<Found>, Error> {
     let deadline = Instant::now() + SETTLES_WITHIN;
     loop {
         match admin.describe(&[&topic.name])?.into_iter().next() {

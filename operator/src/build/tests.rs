@@ -1,1 +1,145 @@
+use super::*;
+use crate::resources::{Object, Resources};
+use crate::validate::{self, validate};
+use std::sync::Arc;
 
+fn stages() -> Vec<Stage> {
+    let resource = |text: &str| serde_yaml::from_str::<Value>(text).unwrap();
+    let mut resources = Resources::new("shop");
+    let of = |kind: &str, name: &str, spec: &str| {
+        let mut object = json!({"apiVersion": "headwater.dev/v1alpha1", "kind": kind, "metadata": {"name": name}});
+        object["spec"] = resource(spec);
+        object
+    };
+    let cluster = of(
+        "KafkaCluster",
+        "default",
+        "{bootstrapServers: [k:9092], sasl: {username: u, passwordSecretKeyRef: {name: kafka, key: password}}}",
+    );
+    resources.add(Object::KafkaCluster(Arc::new(
+        serde_json::from_value(cluster).unwrap(),
+    )));
+    let source = of("EventSource", "orders", "{}");
+    resources.add(Object::EventSource(Arc::new(
+        serde_json::from_value(source).unwrap(),
+    )));
+    let view = of(
+        "ContextView",
+        "orders",
+        "{from: [{name: all, sourceRef: {name: orders}}], replicas: 2, pod: {nodeSelector: {disk: fast}, tolerations: [{key: a, operator: Exists}], imagePullSecrets: [{name: registry}], priorityClassName: batch, annotations: {example.com/team: x}, labels: {team: y}, resources: {requests: {memory: 1Gi}}}}",
+    );
+    resources.add(Object::ContextView(Arc::new(
+        serde_json::from_value(view).unwrap(),
+    )));
+    let agent = of(
+        "Agent",
+        "helper",
+        "{trigger: {sourceRef: {name: orders}}, prompt: {user: hi}}",
+    );
+    resources.add(Object::Agent(Arc::new(
+        serde_json::from_value(agent).unwrap(),
+    )));
+    let validation = validate(&resources, &validate::Settings::default());
+    assert!(validation.is_ok(), "{:?}", validation.findings());
+    crate::plan::plan(&validation, &crate::plan::Options::default()).stages
+}
+
+fn settings() -> Settings {
+    Settings {
+        image: "headwater:1".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        log: "info".into(),
+        network_policies: true,
+    }
+}
+
+fn owner() -> OwnerReference {
+    OwnerReference {
+        api_version: "headwater.dev/v1alpha1".into(),
+        kind: "ContextView".into(),
+        name: "orders".into(),
+        uid: "u1".into(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+    }
+}
+
+fn secrets(version: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("kafka".to_owned(), format!("uid/{version}"))])
+}
+
+fn made(
+    stage: &Stage,
+    settings: &Settings,
+    secrets: &BTreeMap<String, String>,
+) -> BTreeMap<String, Desired> {
+    objects(stage, &owner(), settings, secrets)
+        .into_iter()
+        .map(|desired| (desired.resource.kind.clone(), desired))
+        .collect()
+}
+
+#[test]
+fn objects_of_a_view_with_every_pod_setting() {
+    let stages = stages();
+    let objects: Vec<Value> = objects(&stages[0], &owner(), &settings(), &secrets("1"))
+        .into_iter()
+        .map(|desired| desired.object)
+        .collect();
+    insta::assert_json_snapshot!(objects);
+}
+
+#[test]
+fn stateful_set_of_an_agent_by_default() {
+    let stages = stages();
+    insta::assert_json_snapshot!(
+        made(&stages[1], &settings(), &secrets("1"))["StatefulSet"].object
+    );
+}
+
+#[test]
+fn a_new_version_of_a_secret_rolls_the_pods_and_nothing_else() {
+    let stages = stages();
+    let (before, after) = (
+        made(&stages[1], &settings(), &secrets("1")),
+        made(&stages[1], &settings(), &secrets("2")),
+    );
+    for (kind, object) in &before {
+        assert_eq!(
+            object.hash == after[kind].hash,
+            kind != "StatefulSet",
+            "{kind}"
+        );
+    }
+    let annotation = |made: &BTreeMap<String, Desired>| {
+        made["StatefulSet"].object["spec"]["template"]["metadata"]["annotations"][CONFIGURATION]
+            .clone()
+    };
+    assert_ne!(annotation(&before), annotation(&after));
+}
+
+#[test]
+fn a_secret_of_others_rolls_nothing() {
+    let stages = stages();
+    let mut more = secrets("1");
+    more.insert("model".into(), "uid/9".into());
+    assert_eq!(
+        made(&stages[1], &settings(), &secrets("1")),
+        made(&stages[1], &settings(), &more)
+    );
+}
+
+#[test]
+fn network_policies_are_made_if_asked_for() {
+    let stages = stages();
+    let without = made(
+        &stages[1],
+        &Settings {
+            network_policies: false,
+            ..settings()
+        },
+        &secrets("1"),
+    );
+    assert!(!without.contains_key("NetworkPolicy"));
+    assert_eq!(without.len(), 4);
+}

@@ -1,20 +1,24 @@
 //! The engine's compilers, so that what the data plane could not run is refused here, at its exact place.
 
-use headwater_engine::config;
 use headwater_engine::problem::CompileError;
+use headwater_engine::{agent, config, model::scripted, source, view};
 use std::collections::BTreeMap;
 
-pub(super) fn source(source: &config::Source) -> Result<(), CompileError> {
-    headwater_engine::source::Source::compile(source).map(drop)
+pub(super) fn source(config: &config::Source) -> Result<(), CompileError> {
+    source::Source::compile(config).map(drop)
 }
 
 pub(super) fn view(
-    _view: &config::View,
-    _sources: &BTreeMap<String, config::Source>,
+    config: &config::View,
+    sources: &BTreeMap<String, config::Source>,
 ) -> Result<(), CompileError> {
-    Ok(())
+    view::Definition::compile(config, sources).map(drop)
 }
 
-pub(super) fn agent(_stage: &config::Stage) -> Result<(), CompileError> {
-    Ok(())
+pub(super) fn scripted(model: &str, rules: &[config::Rule]) -> Result<(), CompileError> {
+    scripted::Scripted::compile(model, rules).map(drop)
+}
+
+pub(super) fn agent(stage: &config::Stage) -> Result<(), CompileError> {
+    agent::Agent::compile(stage).map(drop)
 }

@@ -3,6 +3,7 @@
 use super::{
     Context,
     checked::Model,
+    compile,
     findings::{Findings, Outcome},
     url,
 };
@@ -76,7 +77,7 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
     }
     let provider = match (&spec.openai, &spec.scripted) {
         (Some(openai), _) => Some(open_ai(context, &mut findings, &mut secrets, openai)),
-        (None, Some(scripted)) => Some(self::scripted(&mut findings, scripted)),
+        (None, Some(scripted)) => Some(self::scripted(&mut findings, name, scripted)),
         (None, None) => None,
     };
     if spec.openai.is_some() && spec.model.is_none() {
@@ -161,7 +162,11 @@ fn header(header: &Header) -> Option<config::HttpHeader> {
     })
 }
 
-fn scripted(findings: &mut Findings, scripted: &crds::model::Scripted) -> config::Provider {
+fn scripted(
+    findings: &mut Findings,
+    name: &str,
+    scripted: &crds::model::Scripted,
+) -> config::Provider {
     if scripted.rules.is_empty() {
         findings.problem(
             Reason::InvalidSpec,
@@ -209,5 +214,6 @@ fn scripted(findings: &mut Findings, scripted: &crds::model::Scripted) -> config
             delay_ms: u64::from(rule.delay_milliseconds),
         });
     }
+    findings.compiled(compile::scripted(name, &rules));
     config::Provider::Scripted { rules }
 }

@@ -173,10 +173,7 @@ enum Input {
 }
 
 impl Input {
-    fn choose(
-        from: &[config::From],
-        sources: &BTreeMap<String, &Source>,
-    ) -> Self {
+    fn choose(from: &[config::From], sources: &BTreeMap<String, &Source>) -> Self {
         let [part] = from else {
             return Self::Own(format!(
                 "it has {} sources, whose order is then fixed once for every reader",

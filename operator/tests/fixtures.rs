@@ -1,0 +1,280 @@
+//! Resources in YAML through the real validation and plan, against what users are told.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use headwater_operator::plan::{self, plan};
+use headwater_operator::resources::{Object, Resources, Secret};
+use headwater_operator::validate::{Settings, Validation, validate};
+use serde::Deserialize;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+const NAMESPACE: &str = "shop";
+
+fn resources(files: &[&str]) -> Resources {
+    let mut resources = Resources::new(NAMESPACE);
+    for file in files {
+        let path = format!("{}/tests/fixtures/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(&path).expect(&path);
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            add(
+                &mut resources,
+                serde_yaml::Value::deserialize(document).expect(&path),
+            );
+        }
+    }
+    resources
+}
+
+fn add(resources: &mut Resources, document: serde_yaml::Value) {
+    fn of<T: for<'d> Deserialize<'d>>(document: serde_yaml::Value) -> Arc<T> {
+        let name = document["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        Arc::new(serde_yaml::from_value(document).unwrap_or_else(|error| panic!("{name}: {error}")))
+    }
+    let kind = document["kind"].as_str().expect("kind").to_owned();
+    let object = match kind.as_str() {
+        "KafkaCluster" => Object::KafkaCluster(of(document)),
+        "Model" => Object::Model(of(document)),
+        "EventSource" => Object::EventSource(of(document)),
+        "ContextView" => Object::ContextView(of(document)),
+        "ToolServer" => Object::ToolServer(of(document)),
+        "Agent" => Object::Agent(of(document)),
+        "Secret" => {
+            let keys = document["stringData"]
+                .as_mapping()
+                .expect("stringData")
+                .keys();
+            let secret = Secret::Found {
+                kind: document["type"].as_str().unwrap_or("Opaque").to_owned(),
+                keys: keys
+                    .map(|key| key.as_str().expect("key").to_owned())
+                    .collect(),
+            };
+            resources.secrets.insert(
+                document["metadata"]["name"]
+                    .as_str()
+                    .expect("name")
+                    .to_owned(),
+                secret,
+            );
+            return;
+        }
+        other => panic!("kind {other}"),
+    };
+    let doubled = resources.add(object);
+    assert_eq!(doubled, None, "a name is given twice");
+}
+
+fn settings() -> Settings {
+    Settings {
+        pod_annotations: Some(vec!["example.com/team".into()]),
+        pod_labels: Some(Vec::new()),
+    }
+}
+
+/// Every finding, a line each: resource, reason, place, message.
+fn report(validation: &Validation) -> String {
+    let mut report = String::new();
+    for (id, finding) in validation.findings() {
+        for problem in finding.problems {
+            writeln!(
+                report,
+                "{id}\n  {} at {}\n    {}",
+                problem.reason, problem.path, problem.message
+            )
+            .unwrap();
+        }
+        for warning in finding.warnings {
+            writeln!(
+                report,
+                "{id}\n  warning {} at {}\n    {}",
+                warning.reason, warning.path, warning.message
+            )
+            .unwrap();
+        }
+    }
+    report
+}
+
+/// Validates a file of broken resources beside the good ones, none of which may be harmed.
+fn bad(file: &str, at_least: usize) -> String {
+    let mut resources = resources(&["base.yaml", file]);
+    resources.secrets.insert("nowhere".into(), Secret::Missing);
+    let validation = validate(&resources, &settings());
+    let good = validate(&self::resources(&["base.yaml"]), &settings());
+    let findings = validation.findings();
+    for id in good.findings().keys() {
+        assert!(
+            findings[id].problems.is_empty(),
+            "{id} was harmed: {:?}",
+            findings[id].problems
+        );
+    }
+    let problems: usize = findings
+        .values()
+        .map(|finding| finding.problems.len())
+        .sum();
+    assert!(problems >= at_least, "{problems} problems");
+    report(&validation)
+}
+
+#[test]
+fn good_resources_have_no_problems() {
+    let validation = validate(&resources(&["base.yaml"]), &settings());
+    insta::assert_snapshot!(report(&validation));
+    assert!(validation.is_ok());
+}
+
+#[test]
+fn broken_connections() {
+    insta::assert_snapshot!(bad("bad-connections.yaml", 30));
+}
+
+#[test]
+fn broken_sources_and_views() {
+    insta::assert_snapshot!(bad("bad-sources-and-views.yaml", 35));
+}
+
+#[test]
+fn broken_agents() {
+    insta::assert_snapshot!(bad("bad-agents.yaml", 25));
+}
+
+#[test]
+fn a_plan_of_the_good_resources() {
+    let validation = validate(&resources(&["base.yaml"]), &settings());
+    let plan = plan(&validation, &plan::Options::default());
+    let mut text = String::new();
+    for topic in &plan.topics {
+        writeln!(
+            text,
+            "topic {} of {} on {}",
+            topic.name, topic.owner, topic.cluster
+        )
+        .unwrap();
+        writeln!(
+            text,
+            "  {:?} x {:?}, {:?}: {}",
+            topic.partitions, topic.replication_factor, topic.management, topic.why
+        )
+        .unwrap();
+        writeln!(text, "  {:?}", topic.config).unwrap();
+    }
+    for stage in &plan.stages {
+        writeln!(
+            text,
+            "stage {} x {}, secrets {:?}",
+            stage.workload(),
+            stage.replicas,
+            stage.secrets
+        )
+        .unwrap();
+    }
+    for (id, lines) in &plan.why {
+        writeln!(text, "{id}").unwrap();
+        for line in lines {
+            writeln!(text, "  {line}").unwrap();
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn configuration_of_an_agents_stage() {
+    let validation = validate(&resources(&["base.yaml"]), &settings());
+    let plan = plan(
+        &validation,
+        &plan::Options {
+            secrets_root: "/secrets".into(),
+        },
+    );
+    let stage = plan
+        .stages
+        .iter()
+        .find(|stage| stage.name == "assistant")
+        .unwrap();
+    insta::assert_json_snapshot!(stage.config);
+}
+
+#[test]
+fn equal_resources_give_equal_bytes() {
+    let once = plan(
+        &validate(&resources(&["base.yaml"]), &settings()),
+        &plan::Options::default(),
+    );
+    let again = plan(
+        &validate(&resources(&["base.yaml"]), &settings()),
+        &plan::Options::default(),
+    );
+    assert_eq!(once, again);
+    for (a, b) in once.stages.iter().zip(&again.stages) {
+        assert_eq!(
+            serde_json::to_string(&a.config).unwrap(),
+            serde_json::to_string(&b.config).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_generation_follows_the_fold_and_nothing_else() {
+    let generation = |change: &dyn Fn(&mut headwater_crds::ContextView)| {
+        let mut resources = resources(&["base.yaml"]);
+        change(Arc::make_mut(resources.views.get_mut("status").unwrap()));
+        let validation = validate(&resources, &settings());
+        validation.views["status"]
+            .ok()
+            .unwrap()
+            .config
+            .generation
+            .clone()
+    };
+    let base = generation(&|_| {});
+    assert_eq!(base.len(), 6);
+    let unchanged: [&dyn Fn(&mut headwater_crds::ContextView); 3] = [
+        &|view| view.spec.from.reverse(),
+        &|view| view.spec.replicas = Some(5),
+        &|view| view.spec.pod = None,
+    ];
+    for change in unchanged {
+        assert_eq!(generation(change), base);
+    }
+    let changed: [&dyn Fn(&mut headwater_crds::ContextView); 3] = [
+        &|view| view.spec.from[1].filter = Some("event.status != 'x'".into()),
+        &|view| view.spec.from[0].required = false,
+        &|view| view.spec.from[1].value = None,
+    ];
+    for change in changed {
+        assert_ne!(generation(change), base);
+    }
+}
+
+#[test]
+fn the_older_of_two_sources_keeps_the_topic() {
+    use headwater_operator::Reason;
+    let mut resources = resources(&["base.yaml"]);
+    let mut newer = resources.sources["flights"].as_ref().clone();
+    newer.metadata.name = Some("a-newer".into());
+    newer.spec.topic.name = Some("shop.flights".into());
+    newer.metadata.creation_timestamp = Some(at("2026-02-01T00:00:00Z"));
+    Arc::make_mut(resources.sources.get_mut("flights").unwrap())
+        .metadata
+        .creation_timestamp = Some(at("2026-01-01T00:00:00Z"));
+    resources.add(Object::EventSource(Arc::new(newer)));
+    let validation = validate(&resources, &settings());
+    assert!(validation.sources["flights"].ok().is_some());
+    assert_eq!(
+        validation.sources["a-newer"].problems()[0].reason,
+        Reason::DuplicateTopic
+    );
+}
+
+fn at(text: &str) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(text.parse().unwrap())
+}
