@@ -55,7 +55,8 @@ fn too_deep() -> Fault {
     )
 }
 
-fn deeper_than(value: &Value, levels: usize) -> bool {
+/// Whether lists and objects are nested in more than so many levels.
+pub(crate) fn deeper_than(value: &Value, levels: usize) -> bool {
     match value {
         Value::Array(items) => {
             levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1))

@@ -14,6 +14,7 @@ pub mod key;
 pub mod lookup;
 pub mod model;
 pub mod names;
+mod nesting;
 mod output;
 pub mod problem;
 pub mod prompt;

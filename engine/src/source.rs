@@ -19,6 +19,10 @@ use std::sync::Arc;
 
 /// How far an event time may be past its record's timestamp: further, and it would expire all else.
 pub const AHEAD_MS_MAX: i64 = 3_600_000;
+/// The largest JSON Schema, in bytes.
+const SCHEMA_BYTES_MAX: usize = 16 * 1_024;
+/// How deep a JSON Schema may be nested: twice the values that it describes, with `properties` between.
+const SCHEMA_DEPTH_MAX: usize = 32;
 /// The times that a calendar of four digits holds, in milliseconds.
 const TIME_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
@@ -101,6 +105,11 @@ impl Source {
         let mut problems = CompileError::default();
         let shape = shape_of(config);
         let validator = config.schema.as_ref().and_then(|schema| {
+            problems.take(
+                "spec.schema",
+                reason::INVALID_SCHEMA,
+                check_schema_size(schema),
+            )?;
             let built = jsonschema::options()
                 // The default engine backtracks: a pattern could take for ever.
                 .with_pattern_options(jsonschema::PatternOptions::regex())
@@ -270,6 +279,20 @@ fn shape_of(config: &config::Source) -> Shape {
         (None, config::Format::Text) => Shape::Text,
         (None, config::Format::Json) => Shape::Any,
     }
+}
+
+/// Bounds a schema before it is compiled.
+fn check_schema_size(schema: &Value) -> Result<(), String> {
+    let bytes = schema.to_string().len();
+    if bytes > SCHEMA_BYTES_MAX {
+        return Err(format!(
+            "has {bytes} bytes as JSON, the limit is {SCHEMA_BYTES_MAX}"
+        ));
+    }
+    if json::deeper_than(schema, SCHEMA_DEPTH_MAX) {
+        return Err(format!("is nested deeper than {SCHEMA_DEPTH_MAX}"));
+    }
+    Ok(())
 }
 
 /// An event time has to be one that a calendar holds, and at most an hour past the record's timestamp.
@@ -612,6 +635,16 @@ mod tests {
             .map(|problem| problem.path.as_str())
             .collect();
         assert_eq!(paths, ["spec.schema", "spec.key", "spec.eventTime"]);
+        let large = Source::compile(&config::Source {
+            schema: Some(json!({"type": "object", "description": "x".repeat(SCHEMA_BYTES_MAX)})),
+            ..config()
+        });
+        assert!(
+            large
+                .unwrap_err()
+                .to_string()
+                .contains("the limit is 16384")
+        );
         let remote = Source::compile(&config::Source {
             schema: Some(json!({"$ref": "http://example.invalid/schema.json"})),
             ..config()

@@ -8,7 +8,8 @@
 use super::evaluate::{Each, EachKind, Item, Node, Operator, Search};
 use super::functions::{FUNCTIONS, Function, MACROS, SEARCHES};
 use super::names::{Names, Shape};
-use super::{BYTES_MAX, DEPTH_MAX, Error, Expression, Wanted, strings};
+use super::{BYTES_MAX, Error, Expression, Wanted, strings};
+use crate::nesting;
 use crate::problem::did_you_mean;
 use cel::common::ast::{
     CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue, SelectExpr, SourceInfo, operators,
@@ -16,10 +17,18 @@ use cel::common::ast::{
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How deep the parsed tree may be: chains of operators are deeper than brackets.
-const TREE_DEPTH_MAX: usize = 200;
+const TREE_DEPTH_MAX: usize = 64;
+
+/// Stack of the parser, in bytes: the bounds of `nesting` fit into a part of it.
+const STACK_BYTES: usize = 32 * 1_048_576;
 
 pub(super) fn compile(text: &str, names: &Names, wanted: Wanted) -> Result<Expression, Error> {
     check_size(text)?;
+    // A level of brackets takes the generated parser some ten calls with large frames.
+    stacker::grow(STACK_BYTES, || parse(text, names, wanted))
+}
+
+fn parse(text: &str, names: &Names, wanted: Wanted) -> Result<Expression, Error> {
     // Macros are left as calls: they are evaluated as they are written, not as folds.
     let parser = cel::Env::default()
         .parser()
@@ -33,7 +42,7 @@ pub(super) fn compile(text: &str, names: &Names, wanted: Wanted) -> Result<Expre
                 at(
                     usize::try_from(error.pos.0).unwrap_or(1).max(1),
                     usize::try_from(error.pos.1).unwrap_or(1).max(1),
-                    error.msg.replace("Syntax error: ", "syntax error: "),
+                    readable(&error.msg),
                 )
             },
         )
@@ -54,6 +63,22 @@ pub(super) fn compile(text: &str, names: &Names, wanted: Wanted) -> Result<Expre
         locals: checker.locals_max,
         reads: checker.reads,
     })
+}
+
+/// The parser's message without its list of all tokens that could have stood there.
+fn readable(message: &str) -> String {
+    let message = message.trim_start_matches("Syntax error: ");
+    let message = message
+        .split_once(" expecting ")
+        .map_or(message, |(before, _)| before);
+    if message.contains("<EOF>") {
+        return "syntax error: the expression ends too early".to_owned();
+    }
+    // The parser's own limit of recursion comes as the debug text of an error.
+    if message.contains("ParseError {") {
+        return "the expression is too deep".to_owned();
+    }
+    format!("syntax error: {message}")
 }
 
 fn at(line: usize, column: usize, message: String) -> Error {
@@ -80,36 +105,14 @@ fn check_size(text: &str) -> Result<(), Error> {
             ),
         ));
     }
-    let (mut depth, mut line, mut column) = (0usize, 1, 0);
-    let mut quote: Option<char> = None;
-    let mut escaped = false;
-    for char in text.chars() {
-        column += 1;
-        if char == '\n' {
-            line += 1;
-            column = 0;
-        }
-        match (quote, char) {
-            (Some(_), _) if escaped => escaped = false,
-            (Some(_), '\\') => escaped = true,
-            (Some(open), char) if open == char => quote = None,
-            (Some(_), _) => {}
-            (None, '\'' | '"' | '`') => quote = Some(char),
-            (None, '(' | '[' | '{') => {
-                depth += 1;
-                if depth > DEPTH_MAX {
-                    return Err(at(
-                        line,
-                        column,
-                        format!("brackets are nested deeper than {DEPTH_MAX}"),
-                    ));
-                }
-            }
-            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
-            (None, _) => {}
-        }
-    }
-    Ok(())
+    nesting::check(text, nesting::Language::Cel).map_err(|(byte, message)| {
+        let before = &text[..byte];
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |tail| tail.chars().count());
+        at(before.matches('\n').count() + 1, column + 1, message)
+    })
 }
 
 fn check_wanted(shape: &Shape, wanted: Wanted) -> Result<(), String> {

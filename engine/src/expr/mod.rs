@@ -30,8 +30,6 @@ use value::Val;
 
 /// The longest expression, in bytes.
 pub const BYTES_MAX: usize = 16 * 1_024;
-/// How deep brackets may be nested.
-pub const DEPTH_MAX: usize = 32;
 
 /// Where an expression finds its variables. Asked once for each use, by name.
 pub trait Variables: Sync + Send {

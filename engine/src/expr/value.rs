@@ -235,6 +235,7 @@ impl<'a> Val<'a> {
                 _ => false,
             },
             (Self::Int(left), Self::Int(right)) => left == right,
+            (Self::Json(left), Self::Json(right)) => json_equals(left, right),
             (left, right) if left.is_number() && right.is_number() => {
                 left.compare_numbers(right) == Some(Ordering::Equal)
             }
@@ -320,6 +321,29 @@ impl<'a> Val<'a> {
             )
             .into()),
         }
+    }
+}
+
+/// Equality of JSON where it stands; numbers by value.
+fn json_equals(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Array(left), Value::Array(right)) => {
+            left.len() == right.len()
+                && left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| json_equals(left, right))
+        }
+        (Value::Object(left), Value::Object(right)) => {
+            left.len() == right.len()
+                && left.iter().all(|(key, value)| {
+                    right
+                        .get(key)
+                        .is_some_and(|other| json_equals(value, other))
+                })
+        }
+        (Value::Number(_), Value::Number(_)) => Val::from(left).equals(&Val::from(right)),
+        (left, right) => left == right,
     }
 }
 

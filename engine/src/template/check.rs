@@ -1,7 +1,8 @@
 //! Checks of a template's text: nesting, names, fields, filters, with line and column.
 
 use super::Error;
-use crate::expr::{DEPTH_MAX, Names, Shape};
+use crate::expr::{Names, Shape};
+use crate::nesting;
 use crate::problem::did_you_mean;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
@@ -57,6 +58,8 @@ const FILTERS: [&str; 48] = [
     "upper",
     "zip",
 ];
+/// How many `elif` a template may have.
+const BRANCHES_MAX: usize = 100;
 /// Functions of templates.
 const GLOBALS: [&str; 3] = ["range", "dict", "namespace"];
 
@@ -158,20 +161,22 @@ fn without_strings(tag: &str) -> String {
         .collect()
 }
 
-/// Brackets in a tag, bounded before the parser sees them.
+/// What a tag holds, bounded before the parser sees it.
 pub(super) fn nesting(text: &str) -> Result<(), Error> {
+    let mut branches = 0;
     for tag in tags(text) {
-        let mut depth = 0usize;
-        for (offset, char) in without_strings(&text[tag.clone()]).char_indices() {
-            match char {
-                '(' | '[' | '{' => depth += 1,
-                ')' | ']' | '}' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            if depth > DEPTH_MAX {
-                let message = format!("brackets are nested deeper than {DEPTH_MAX}");
-                return Err(at(text, tag.start + offset, message));
-            }
+        let inside = &text[tag.clone()];
+        nesting::check(inside, nesting::Language::Jinja)
+            .map_err(|(byte, message)| at(text, tag.start + byte, message))?;
+        // Each `elif` is a level of its own for the parser.
+        branches += usize::from(
+            inside
+                .trim_start_matches(['-', '+', ' ', '\n'])
+                .starts_with("elif"),
+        );
+        if branches > BRANCHES_MAX {
+            let message = format!("there are more than {BRANCHES_MAX} `elif`");
+            return Err(at(text, tag.start, message));
         }
     }
     Ok(())
