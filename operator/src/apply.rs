@@ -77,10 +77,17 @@ pub(crate) async fn apply(
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::apply(MANAGER).force()
     };
-    api.patch(name, &params, &Patch::Apply(&object))
+    let after = api
+        .patch(name, &params, &Patch::Apply(&object))
         .await
         .map_err(refused)?;
-    Ok(Applied::Written)
+    // A quantity that is written another way (0.5 for 500m) looks different and is the same.
+    let same = live.is_some_and(|live| live.resource_version() == after.resource_version());
+    Ok(if same {
+        Applied::Unchanged
+    } else {
+        Applied::Written
+    })
 }
 
 /// What is left of an object that is to go.

@@ -84,7 +84,7 @@ pub(crate) struct Going {
     pub(crate) connection: Option<Connection>,
 }
 
-/// One attempt. What it could not do, the next one does.
+/// One attempt; true if the resource was let go of. What it could not do, the next one does.
 ///
 /// # Errors
 /// The API server's.
@@ -93,7 +93,7 @@ pub(crate) async fn attempt(
     brokers: &Brokers,
     recorder: &Recorder,
     going: Going,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let Going {
         namespace,
         snapshot,
@@ -107,7 +107,7 @@ pub(crate) async fn attempt(
         if apply::remove(client, &namespace, &stateful_set, &workload, &snapshot.uid).await?
             == Removal::UnderWay
         {
-            return Ok(());
+            return Ok(false);
         }
     }
     let left = match connection {
@@ -138,7 +138,7 @@ pub(crate) async fn attempt(
             Timestamp::now().duration_since(at)
         });
         if since < PATIENCE {
-            return Ok(());
+            return Ok(false);
         }
         let names = left.keys().cloned().collect::<Vec<_>>().join(", ");
         tracing::warn!(namespace, resource = %snapshot.id, topics = names, "topics are left behind");
@@ -161,7 +161,8 @@ pub(crate) async fn attempt(
     }
     finalizer(client, &namespace, &snapshot, false)
         .await
-        .map_err(Error::Finalizer)
+        .map_err(Error::Finalizer)?;
+    Ok(true)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -18,7 +18,7 @@ use crate::secrets::Secrets;
 use crate::snapshot::Snapshot;
 use crate::status;
 use crate::stores::{Content, Stores};
-use crate::validate::{self, Outcome, Problem, Validation, validate};
+use crate::validate::{self, Problem, Validation, validate};
 use jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder};
@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 const GATHER: Duration = Duration::from_millis(100);
 /// How soon a round is repeated that the API server did not let finish.
 const RETRY: Duration = Duration::from_secs(5);
+/// Least time between two attempts to delete what a resource takes along.
+const PACE: Duration = Duration::from_secs(2);
 /// How long an object that was found right is believed to be so, if nothing says otherwise.
 const BELIEVED: Duration = Duration::from_secs(600);
 /// Answers of clusters that wait to be read: more than that many clusters in a namespace wait to be heard.
@@ -68,8 +70,10 @@ struct Namespace {
     created: BTreeMap<String, BTreeMap<String, String>>,
     /// KafkaCluster of each resource, by its uid.
     homes: BTreeMap<String, String>,
-    deletions: JoinSet<()>,
-    deleting: BTreeSet<String>,
+    /// Deletions under way, each of which gives back the uid it was about.
+    deletions: JoinSet<String>,
+    /// When the last attempt of each began, and whether it is still under way.
+    attempts: BTreeMap<String, (Instant, bool)>,
 }
 
 /// Looks after a namespace until told to stop.
@@ -94,7 +98,7 @@ pub(crate) async fn look_after(
         created: BTreeMap::new(),
         homes: BTreeMap::new(),
         deletions: JoinSet::new(),
-        deleting: BTreeSet::new(),
+        attempts: BTreeMap::new(),
     };
     let mut next = Instant::now();
     loop {
@@ -103,14 +107,13 @@ pub(crate) async fn look_after(
             () = changed.notified() => tokio::time::sleep(GATHER).await,
             () = tokio::time::sleep_until(next.into()) => {}
             Some(answer) = answers.recv() => namespace.clusters.accept(answer),
-            Some(_) = namespace.deletions.join_next() => {}
+            Some(over) = namespace.deletions.join_next() => namespace.attempted(over),
         }
         while let Ok(answer) = answers.try_recv() {
             namespace.clusters.accept(answer);
         }
-        while namespace.deletions.try_join_next().is_some() {}
-        if namespace.deletions.is_empty() {
-            namespace.deleting.clear();
+        while let Some(over) = namespace.deletions.try_join_next() {
+            namespace.attempted(over);
         }
         let began = Instant::now();
         let done = namespace.round().await;
@@ -141,7 +144,7 @@ impl Namespace {
         let plan = plan(&validation, &plan::Options::default());
         done &= self.finalizers(&snapshots).await;
         let known = self.ask_kafka(&validation, &plan);
-        self.remember(&snapshots, &validation, &known);
+        self.remember(&snapshots, &known);
         let findings = validation.findings();
         let troubles = judge::troubles(&validation, &known);
         for snapshot in &snapshots {
@@ -225,6 +228,10 @@ impl Namespace {
             let Some(cluster) = outcome.ok() else {
                 continue;
             };
+            // A login without its password would be refused, and say so.
+            if !self.secrets.knows(&cluster.secrets) {
+                continue;
+            }
             let topics = plan
                 .topics
                 .iter()
@@ -239,10 +246,11 @@ impl Namespace {
     }
 
     /// What has to be known of resources after they broke or began to go.
-    fn remember(&mut self, snapshots: &[Snapshot], validation: &Validation, known: &judge::Known) {
+    fn remember(&mut self, snapshots: &[Snapshot], known: &judge::Known) {
         let uids: BTreeSet<&String> = snapshots.iter().map(|snapshot| &snapshot.uid).collect();
         self.created.retain(|uid, _| uids.contains(uid));
         self.homes.retain(|uid, _| uids.contains(uid));
+        self.attempts.retain(|uid, _| uids.contains(uid));
         for snapshot in snapshots {
             let created = self
                 .created
@@ -259,8 +267,8 @@ impl Namespace {
                     created.remove(topic);
                 }
             }
-            if let Some(home) = home(&snapshot.id, validation) {
-                self.homes.insert(snapshot.uid.clone(), home);
+            if let Some(home) = home(snapshot, snapshots) {
+                self.homes.insert(snapshot.uid.clone(), home.to_owned());
             }
         }
     }
@@ -277,13 +285,23 @@ impl Namespace {
             (None, Kind::ContextView) => format!("{}-view", snapshot.id.name),
             (None, _) => return Vec::new(),
         };
+        let identities = self.secrets.identities();
+        // Without knowing its version, pods would be rolled as if the Secret had changed.
+        if let Some(unread) = stage.and_then(|stage| {
+            stage
+                .secrets
+                .keys()
+                .find(|name| !identities.contains_key(*name))
+        }) {
+            let message = format!("Secret '{unread}' could not be read; it is tried again");
+            return vec![Problem {
+                reason: Reason::ApiServerFailed,
+                path: "spec".to_owned(),
+                message,
+            }];
+        }
         let wanted = stage.map_or_else(Vec::new, |stage| {
-            build::objects(
-                stage,
-                &snapshot.owner(),
-                &self.shared.build,
-                &self.secrets.identities(),
-            )
+            build::objects(stage, &snapshot.owner(), &self.shared.build, &identities)
         });
         let generation = sets.get(&workload).and_then(|set| set.metadata.generation);
         let mut problems = Vec::new();
@@ -348,15 +366,38 @@ impl Namespace {
         problems
     }
 
+    fn attempted(&mut self, over: Result<String, tokio::task::JoinError>) {
+        match over {
+            Ok(uid) => {
+                if let Some((_, under_way)) = self.attempts.get_mut(&uid) {
+                    *under_way = false;
+                }
+            }
+            // Which one it was is not known; none is attempted twice at once where all are over.
+            Err(error) => {
+                tracing::error!(namespace = self.name, %error, "a deletion broke off");
+                if self.deletions.is_empty() {
+                    self.attempts.clear();
+                }
+            }
+        }
+    }
+
     /// In the background: Kafka may take its time, and other resources shall not wait.
     fn delete(&mut self, snapshot: &Snapshot) {
         let ours = snapshot
             .finalizers
             .iter()
             .any(|finalizer| finalizer == deletion::FINALIZER);
-        if !ours || !self.deleting.insert(snapshot.uid.clone()) {
+        let paced = self
+            .attempts
+            .get(&snapshot.uid)
+            .is_some_and(|(began, under_way)| *under_way || began.elapsed() < PACE);
+        if !ours || paced {
             return;
         }
+        self.attempts
+            .insert(snapshot.uid.clone(), (Instant::now(), true));
         let home = self
             .homes
             .get(&snapshot.uid)
@@ -376,10 +417,15 @@ impl Namespace {
         let shared = Arc::clone(&self.shared);
         self.deletions.spawn(async move {
             let (namespace, id) = (going.namespace.clone(), going.snapshot.id.clone());
+            let uid = going.snapshot.uid.clone();
             match deletion::attempt(&shared.client, &shared.brokers, &shared.recorder, going).await {
-                Ok(()) => shared.metrics.wrote("finalizer"),
-                Err(error) => tracing::warn!(namespace, resource = %id, error = %Chain(&error), "a deletion did not get on"),
+                Ok(true) => shared.metrics.wrote("finalizer"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(namespace, resource = %id, error = %Chain(&error), "a deletion did not get on");
+                }
             }
+            uid
         });
     }
 
@@ -441,26 +487,16 @@ impl Namespace {
     }
 }
 
-/// The KafkaCluster that a resource's topics are on.
-fn home(id: &Id, validation: &Validation) -> Option<String> {
-    match id.kind {
-        Kind::EventSource => validation
-            .sources
-            .get(&id.name)
-            .and_then(Outcome::ok)
-            .map(|source| source.cluster.clone()),
-        Kind::ContextView => validation
-            .views
-            .get(&id.name)
-            .and_then(Outcome::ok)
-            .map(|view| view.cluster.clone()),
-        Kind::Agent => validation
-            .agents
-            .get(&id.name)
-            .and_then(Outcome::ok)
-            .map(|agent| agent.cluster.clone()),
-        Kind::KafkaCluster | Kind::Model | Kind::ToolServer => None,
-    }
+/// The KafkaCluster that a resource's topics are on: a source's own, else that of the source it reads.
+fn home<'a>(snapshot: &'a Snapshot, all: &'a [Snapshot]) -> Option<&'a str> {
+    let of_source = |name: &String| {
+        let id = Id::new(Kind::EventSource, name);
+        all.iter().find(|other| other.id == id)?.cluster.as_deref()
+    };
+    snapshot
+        .cluster
+        .as_deref()
+        .or_else(|| snapshot.source.as_ref().and_then(of_source))
 }
 
 fn problem_of(error: &apply::Error) -> Problem {

@@ -97,6 +97,15 @@ impl Secrets {
             .collect()
     }
 
+    /// Whether all of these were read and are there.
+    pub(crate) fn knows(&self, keys: &BTreeSet<SecretKey>) -> bool {
+        keys.iter().all(|key| {
+            self.entries
+                .get(&key.secret)
+                .is_some_and(|entry| entry.known != Secret::Missing)
+        })
+    }
+
     pub(crate) fn value(&self, key: &SecretKey) -> Option<&str> {
         self.entries
             .get(&key.secret)?

@@ -27,6 +27,10 @@ pub(crate) struct Snapshot {
     pub(crate) deletion: DeletionPolicy,
     /// Topics that Headwater created for it, with their ids.
     pub(crate) created: BTreeMap<String, String>,
+    /// Of an EventSource: its KafkaCluster.
+    pub(crate) cluster: Option<String>,
+    /// Of a view or an agent: the first of the sources that it reads.
+    pub(crate) source: Option<String>,
 }
 
 /// What makes a [`Snapshot`] of each kind.
@@ -43,6 +47,14 @@ pub(crate) trait Managed: kube::Resource<DynamicType = ()> {
         BTreeMap::new()
     }
 
+    fn cluster(&self) -> Option<String> {
+        None
+    }
+
+    fn source(&self) -> Option<String> {
+        None
+    }
+
     fn snapshot(&self) -> Snapshot {
         let meta: &ObjectMeta = self.meta();
         Snapshot {
@@ -55,6 +67,8 @@ pub(crate) trait Managed: kube::Resource<DynamicType = ()> {
             status: self.status(),
             deletion: self.deletion_policy(),
             created: self.created(),
+            cluster: self.cluster(),
+            source: self.source(),
         }
     }
 }
@@ -85,6 +99,10 @@ managed! {
     Model {}
     ToolServer {}
     EventSource {
+        fn cluster(&self) -> Option<String> {
+            Some(self.spec.cluster().to_owned())
+        }
+
         fn deletion_policy(&self) -> DeletionPolicy {
             self.spec.deletion_policy
         }
@@ -95,6 +113,10 @@ managed! {
         }
     }
     ContextView {
+        fn source(&self) -> Option<String> {
+            Some(self.spec.from.first()?.source_ref.name.clone())
+        }
+
         fn deletion_policy(&self) -> DeletionPolicy {
             self.spec.deletion_policy
         }
@@ -105,6 +127,10 @@ managed! {
         }
     }
     Agent {
+        fn source(&self) -> Option<String> {
+            Some(self.spec.trigger.source_ref.as_ref()?.name.clone())
+        }
+
         fn deletion_policy(&self) -> DeletionPolicy {
             self.spec.deletion_policy
         }
