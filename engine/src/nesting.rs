@@ -48,11 +48,7 @@ pub(crate) fn check(text: &str, language: Language) -> Result<(), (usize, String
                 }
                 levels.push(0);
             }
-            ')' | ']' | '}' => {
-                if levels.len() > 1 {
-                    open -= levels.pop().unwrap_or_default();
-                }
-            }
+            ')' | ']' | '}' if levels.len() > 1 => open -= levels.pop().unwrap_or_default(),
             '&' | '|' if language == Language::Cel => {
                 tokens = 0;
                 ends = former == char;

@@ -409,7 +409,7 @@ fn size_depth_and_steps_are_bounded() {
     )));
     assert!(
         refused(&format!("{}true", "!".repeat(10_000)))
-            || !run(&format!("{}true", "!".repeat(10_000)), json!({})).is_err()
+            || run(&format!("{}true", "!".repeat(10_000)), json!({})).is_ok()
     );
     assert!(refused(&"a ? b : ".repeat(1_000)));
     let items: Vec<u32> = (0..500).collect();

@@ -579,6 +579,9 @@ fn contents(state: Partition) -> BTreeMap<String, Value> {
         .collect()
 }
 
+/// Field -> the source that wrote it last, and its value.
+type Fields = BTreeMap<String, (bool, Value)>;
+
 proptest! {
     #[test]
     fn latest_is_a_map_whatever_crashes(steps in steps()) {
@@ -606,7 +609,7 @@ proptest! {
         let definition = compile(json!([{"source": "a"}, {"source": "b"}]), fields(), json!([]));
         let (state, _) = check(&definition, &steps);
         // Each field with its writer, each key with the sources that have something.
-        let mut model: BTreeMap<String, (BTreeMap<String, (bool, Value)>, BTreeSet<bool>)> = BTreeMap::new();
+        let mut model: BTreeMap<String, (Fields, BTreeSet<bool>)> = BTreeMap::new();
         for step in &steps {
             if let Step::Event { source, key, value, .. } = step {
                 let (fields, present) = model.entry(format!("k{key}")).or_default();

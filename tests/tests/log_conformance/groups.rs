@@ -149,7 +149,10 @@ pub fn revoked_partitions_can_be_committed_before_the_next_poll(bed: &Bed) {
     until(&mut members, "hand over", |members| {
         members[1].owned.contains(&revoked)
     });
-    let found = members[1].reader.committed(&[revoked.clone()]).unwrap();
+    let found = members[1]
+        .reader
+        .committed(std::slice::from_ref(&revoked))
+        .unwrap();
     assert_eq!(found[&revoked], Some(committed(42, "last")));
 }
 
@@ -168,7 +171,10 @@ pub fn an_old_generation_commits_nothing(bed: &Bed) {
     let refused = writer.transact(&records(&topic, &["a"]), Some((&old, &offsets)));
     assert!(matches!(refused, Err(Error::Abort { .. })), "{refused:?}");
     assert_eq!(
-        members[0].reader.committed(&[at.clone()]).unwrap()[&at],
+        members[0]
+            .reader
+            .committed(std::slice::from_ref(&at))
+            .unwrap()[&at],
         None
     );
     // The same results with the membership as it is.
@@ -176,7 +182,10 @@ pub fn an_old_generation_commits_nothing(bed: &Bed) {
     writer
         .transact(&records(&topic, &["a"]), Some((&metadata, &offsets)))
         .unwrap();
-    let found = members[0].reader.committed(&[at.clone()]).unwrap();
+    let found = members[0]
+        .reader
+        .committed(std::slice::from_ref(&at))
+        .unwrap();
     assert_eq!(found[&at], Some(committed(1, "")));
 }
 

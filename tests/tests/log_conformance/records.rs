@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 type Headers = Vec<(String, Option<Vec<u8>>)>;
+/// Key, value, headers, timestamp.
+type Seen = (Option<Vec<u8>>, Option<Vec<u8>>, Headers, i64);
 
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -14,11 +16,7 @@ fn now() -> i64 {
 }
 
 /// Polls once something is there: keys, values, headers, timestamps.
-fn all_of(
-    bed: &Bed,
-    topic: &str,
-    count: usize,
-) -> Vec<(Option<Vec<u8>>, Option<Vec<u8>>, Headers, i64)> {
+fn all_of(bed: &Bed, topic: &str, count: usize) -> Vec<Seen> {
     let mut reader = bed.reader(Isolation::ReadCommitted, topic, Start::Earliest);
     let deadline = Instant::now() + PATIENCE;
     let mut read = Vec::new();
@@ -92,7 +90,7 @@ pub fn nulls_headers_and_empty_values(bed: &Bed) {
         NewRecord {
             key: Some(b"k".to_vec()),
             value: None,
-            headers: headers.clone(),
+            headers,
             ..record(&topic, "")
         },
         NewRecord {
@@ -294,18 +292,18 @@ pub fn keys_choose_partitions_as_in_java(bed: &Bed) {
 
 pub fn a_topic_created_again_has_another_id(bed: &Bed) {
     let topic = bed.topic("t", 2);
-    let first = bed.log.topics(&[topic.clone()]).unwrap()[0]
+    let first = bed.log.topics(std::slice::from_ref(&topic)).unwrap()[0]
         .clone()
         .unwrap();
     bed.write(&records(&topic, &["a"]));
     bed.delete(&topic);
     let deadline = Instant::now() + PATIENCE;
-    while bed.log.topics(&[topic.clone()]).unwrap() != [None] {
+    while bed.log.topics(std::slice::from_ref(&topic)).unwrap() != [None] {
         assert!(Instant::now() < deadline, "the topic is still there");
         std::thread::yield_now();
     }
     bed.topic("t", 1);
-    let second = bed.log.topics(&[topic.clone()]).unwrap()[0]
+    let second = bed.log.topics(std::slice::from_ref(&topic)).unwrap()[0]
         .clone()
         .unwrap();
     assert_ne!(first.id, second.id);
@@ -315,7 +313,7 @@ pub fn a_topic_created_again_has_another_id(bed: &Bed) {
 
 pub fn creating_twice_changes_nothing(bed: &Bed) {
     let topic = bed.topic("t", 2);
-    let first = bed.log.topics(&[topic.clone()]).unwrap();
+    let first = bed.log.topics(std::slice::from_ref(&topic)).unwrap();
     bed.topic("t", 5);
     assert_eq!(bed.log.topics(&[topic]).unwrap(), first);
     let none = bed.log.create(&[TopicSpec {

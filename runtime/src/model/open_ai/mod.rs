@@ -7,11 +7,11 @@
 
 mod answer;
 
-use answer::{Completion, Piece, message};
 use super::sse::Decoder;
 use super::{Error, Provider, SetupError};
 use crate::clock::Clock;
 use crate::secret::Secret;
+use answer::{Completion, Piece, message};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headwater_engine::config::{HttpHeader, HttpHeaderValue};
