@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pod {
-    /// CPU and memory of the stage's container. Default: the chart's `stages.resources`.
+    /// CPU and memory of the stage's container. Default: requests of 100m and 128Mi, a limit of 512Mi.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
     /// Labels that a node must have, e.g. `{kubernetes.io/arch: amd64}`.
