@@ -168,7 +168,7 @@ impl Stall {
             reason,
             at: input.to_string(),
             message: format!(
-                "'{input}' was processed up to offset {next}, but {what}. Say where to go on: headwater resume"
+                "'{input}' was processed up to offset {next}, but {what}. Say where to go on: stop the stage and set its group's offsets, e.g. with kafka-consumer-groups.sh --reset-offsets; a view's state topic has to be deleted too, so that it is folded anew"
             ),
         })
     }

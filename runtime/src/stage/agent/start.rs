@@ -96,7 +96,7 @@ fn refuse_lost_positions(setup: &Setup, life: &Life, log: &dyn Log) -> Result<()
         reason: "PositionsLost",
         at: String::new(),
         message: format!(
-            "the agent has run before (see topic '{topic}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume"
+            "the agent has run before (see topic '{topic}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: suspend it and set its group's offsets, e.g. with kafka-consumer-groups.sh --reset-offsets"
         ),
     }))
 }
