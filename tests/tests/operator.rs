@@ -200,10 +200,18 @@ fn definitions() -> &'static ControlPlane {
     static INSTALLED: OnceLock<ControlPlane> = OnceLock::new();
     INSTALLED.get_or_init(|| {
         let control_plane = headwater_testbed::control_plane().unwrap();
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/headwater-crds");
+        let mut install = control_plane.helm().unwrap();
+        install.args([
+            "upgrade",
+            "--install",
+            "headwater-crds",
+            "--namespace",
+            "default",
+            chart,
+        ]);
+        succeed(install, "");
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/yaml");
-        let mut apply = control_plane.kubectl();
-        apply.args(["apply", "--server-side", "--force-conflicts", "-f", folder]);
-        succeed(apply, "");
         let mut wait = control_plane.kubectl();
         wait.args([
             "wait",
