@@ -336,7 +336,7 @@ async fn bad_resources_are_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_may_not_change_does_not() {
+async fn semantics_22_what_may_not_change_does_not() {
     let server = Server::start("changes").await;
     let mut problems = Vec::new();
     for case in cases("changes") {

@@ -375,7 +375,7 @@ fn an_object_of_somebody_else_is_left_alone() {
 }
 
 #[test]
-fn deletion_takes_only_the_topics_that_were_made_for_it_and_asked_to_go() {
+fn semantics_23_deletion_takes_only_the_topics_that_were_made_for_it_and_asked_to_go() {
     let bed = Bed::start("deletes");
     let operator = bed.operator();
     bed.cluster(bed.kafka.bootstrap());
