@@ -83,6 +83,16 @@ pub enum Format {
     Text,
 }
 
+/// What is around an event in its record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Envelope {
+    /// The record's value is the event.
+    #[default]
+    None,
+    /// Debezium's change event as JSON: the row after the change is the event, a deletion is a delete.
+    Debezium,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum InvalidRecords {
     #[default]
@@ -98,6 +108,8 @@ pub struct Source {
     pub topic: String,
     pub format: Format,
     pub key_format: Format,
+    #[serde(default)]
+    pub envelope: Envelope,
     /// JSON Schema; a record that does not fit is invalid.
     pub schema: Option<serde_json::Value>,
     /// CEL over `event`, `key`, `headers`, `time`; absent: the record's key.
@@ -122,6 +134,21 @@ pub struct View {
     pub state_topic: Option<String>,
     /// Where this view's refused records go.
     pub dead_topic: String,
+    /// A key is gone so long after its last event, by the reader's time; absent: never.
+    #[serde(default)]
+    pub expire_after_ms: Option<i64>,
+    #[serde(default)]
+    pub serve: Option<Serve>,
+}
+
+/// Rows by HTTP, from the view's stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Serve {
+    /// Path of the rows, beginning with a slash.
+    pub path: String,
+    /// File with the tokens that may read, one a line; absent: anybody may.
+    pub token_file: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,12 +157,26 @@ pub struct From {
     pub name: String,
     /// Name of the source in [`Stage::sources`].
     pub source: String,
+    /// Rows of other views that the expressions see as `joined.<name>`.
+    #[serde(default)]
+    pub joins: Vec<Join>,
     pub filter: Option<String>,
     pub key: Option<String>,
     pub value: Option<String>,
     pub delete: Option<String>,
     /// With `Merge::Fields`: no row while this source has nothing for the key.
     pub required: bool,
+}
+
+/// A row of another view, read once, as an event is taken in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Join {
+    pub name: String,
+    /// Name of the view in [`Stage::views`].
+    pub view: String,
+    /// CEL over `event`, `key`, `headers` and `time`, giving the row's key.
+    pub key: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -149,6 +190,41 @@ pub enum Fold {
         limit: u32,
         within_ms: Option<i64>,
     },
+    /// An object of fields, computed from all events of a key, or from those of a window.
+    Aggregate { fields: Vec<AggregateField> },
+}
+
+/// One field of an aggregate.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AggregateField {
+    pub name: String,
+    pub compute: Compute,
+    /// CEL over `value`; absent only with [`Compute::Count`].
+    pub of: Option<String>,
+    /// CEL over `value`: whether the event counts.
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    /// Events no older than this at the reader's time; absent: all.
+    pub within_ms: Option<i64>,
+    /// Values of a [`Compute::TopK`].
+    pub limit: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Compute {
+    Count,
+    Sum,
+    Min,
+    Max,
+    Average,
+    /// Of the oldest event, by event time, then log order.
+    First,
+    /// Of the newest event.
+    Last,
+    CountDistinct,
+    /// The most frequent values: a list of `{value, count}`.
+    TopK,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

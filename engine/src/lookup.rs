@@ -167,7 +167,7 @@ impl Lookup {
             (None, _) => view
                 .all_keys()
                 .into_iter()
-                .filter_map(|key| view.get(key))
+                .filter_map(|key| view.get(key, at))
                 .collect(),
             (Some(keys), index) => {
                 let mut rows = Vec::new();
@@ -175,9 +175,9 @@ impl Lookup {
                 let mut seen = BTreeSet::new();
                 for key in keys {
                     let found = match index {
-                        Some(index) => view.by_index(index, key),
+                        Some(index) => view.by_index(index, key, at),
                         None if history => view.history(key, at),
-                        None => view.get(key).into_iter().collect(),
+                        None => view.get(key, at).into_iter().collect(),
                     };
                     if found.is_empty() {
                         missing.push(key.clone());

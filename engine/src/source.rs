@@ -402,6 +402,7 @@ mod tests {
             topic: "shop.flights".into(),
             format: config::Format::Json,
             key_format: config::Format::Text,
+            envelope: config::Envelope::None,
             schema: None,
             key: None,
             event_time: None,

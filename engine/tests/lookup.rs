@@ -34,6 +34,7 @@ fn source() -> config::Source {
         topic: "shop.s".into(),
         format: config::Format::Json,
         key_format: config::Format::Text,
+        envelope: config::Envelope::None,
         schema: None,
         key: None,
         event_time: None,
@@ -60,6 +61,7 @@ fn view(fold: config::Fold, indexes: &[(&str, &str)], records: &[(&str, Value, i
             key: None,
             value: None,
             delete: None,
+            joins: Vec::new(),
             required: false,
         }],
         fold,
@@ -69,6 +71,8 @@ fn view(fold: config::Fold, indexes: &[(&str, &str)], records: &[(&str, Value, i
         },
         state_topic: Some("shop.view.v.000000".into()),
         dead_topic: "shop.view.v.dead".into(),
+        expire_after_ms: None,
+        serve: None,
     };
     let definition =
         Definition::compile(&config, &BTreeMap::from([("s".to_owned(), source())])).unwrap();

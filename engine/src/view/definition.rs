@@ -84,6 +84,9 @@ impl Definition {
                 ),
             );
         }
+        if matches!(view.fold, Fold::Aggregate { .. }) {
+            problems.add("spec.aggregate", reason::INVALID_SPEC, "not built yet");
+        }
         let mut from = Vec::new();
         let mut required = 0;
         for (place, entry) in origin::sorted(&view.from).into_iter().enumerate() {

@@ -94,11 +94,12 @@ impl View {
         .unwrap_or(0)
     }
 
-    /// The value of a key of a `latest` view. Where the source's writers spread a key over partitions, the newest event time counts.
-    pub fn get(&self, key: &Key) -> Option<Row> {
+    /// The value of a key as of `at`, milliseconds of event time, of a view that is no history. Where the source's writers spread a
+    /// key over partitions, the newest event time counts.
+    pub fn get(&self, key: &Key, at: i64) -> Option<Row> {
         self.partitions
             .values()
-            .filter_map(|state| state.get(key))
+            .filter_map(|state| state.get(key, at))
             .max_by_key(|row| row.time)
     }
 
@@ -119,8 +120,8 @@ impl View {
         rows
     }
 
-    /// Rows under an index key, in key order. An index that the view does not have holds nothing.
-    pub fn by_index(&self, index: &str, key: &Key) -> Vec<Row> {
+    /// Rows under an index key as of `at`, in key order. An index that the view does not have holds nothing.
+    pub fn by_index(&self, index: &str, key: &Key, at: i64) -> Vec<Row> {
         let Some(place) = self.definition.index_place(index) else {
             return Vec::new();
         };
@@ -129,7 +130,9 @@ impl View {
             .values()
             .flat_map(|state| state.indexed(place, key))
             .collect();
-        keys.into_iter().filter_map(|key| self.get(key)).collect()
+        keys.into_iter()
+            .filter_map(|key| self.get(key, at))
+            .collect()
     }
 
     /// Every key, in order; a key of a merged row that is not complete yet is among them.

@@ -183,6 +183,8 @@ impl Partition {
                     within_ms.map(|within| self.clock.saturating_sub(within.saturating_mul(2)));
                 self.apply_history(&event, limit as usize, kept_from)
             }
+            // Refused when the view was compiled.
+            Fold::Aggregate { .. } => Ok(false),
         }
     }
 
@@ -376,7 +378,7 @@ impl Partition {
         }
     }
 
-    pub(super) fn get(&self, key: &Key) -> Option<Row> {
+    pub(super) fn get(&self, key: &Key, _at: i64) -> Option<Row> {
         match self.entries.get(key) {
             Some(Entry::Latest(entry)) if entry.visible => {
                 Some(self.row(key, &entry.value, entry.time, entry.origin))

@@ -130,7 +130,7 @@ fn key(text: &str) -> Key {
 }
 
 fn value(view: &View, of: &str) -> Option<Value> {
-    view.get(&key(of)).map(|row| row.value)
+    view.get(&key(of), i64::MAX).map(|row| row.value)
 }
 
 /// What the intake of a view makes of records, in the order in which they are handed over.
@@ -156,7 +156,7 @@ fn latest_keeps_the_newest_of_the_log_with_its_origin() {
             put("other", json!(7), 5),
         ],
     );
-    let row = view.get(&key("k")).unwrap();
+    let row = view.get(&key("k"), i64::MAX).unwrap();
     assert_eq!(row.value, json!({"n": 2}));
     assert_eq!(row.position.to_string(), "t.a-0-1");
     assert_eq!(row.time, 10);
@@ -208,7 +208,7 @@ fn semantics_2_a_null_key_is_a_fault_and_an_index_skips_the_row() {
             .iter()
             .all(|folded| folded.changed && folded.fault.is_none())
     );
-    assert_eq!(view.by_index("byOwner", &key("o")).len(), 1);
+    assert_eq!(view.by_index("byOwner", &key("o"), i64::MAX).len(), 1);
     assert_eq!(view.keys(), 4);
 }
 
@@ -277,7 +277,7 @@ fn a_required_source_keeps_the_row_from_being_seen_until_it_has_something() {
         let view = folded(&definition, &taken(&definition, &records[..count]));
         (
             value(&view, "k"),
-            view.by_index("byCity", &key("NYC")).len(),
+            view.by_index("byCity", &key("NYC"), i64::MAX).len(),
         )
     };
     assert_eq!(after(1), (None, 0));
@@ -407,7 +407,7 @@ fn semantics_6_a_refused_event_leaves_everything_as_it_was() {
         Reason::ExpressionFailed
     );
     assert_eq!(value(&view, "k"), Some(json!({"tags": ["p"]})));
-    assert_eq!(view.by_index("byTags", &key("px")).len(), 1);
+    assert_eq!(view.by_index("byTags", &key("px"), i64::MAX).len(), 1);
     assert_eq!(view.partition_mut(0).next(), 2);
 }
 
@@ -575,7 +575,7 @@ fn contents(state: Partition) -> BTreeMap<String, Value> {
     view.partitions.insert(0, state);
     let keys: Vec<Key> = view.all_keys().into_iter().cloned().collect();
     keys.into_iter()
-        .filter_map(|key| Some((key.to_string(), view.get(&key)?.value)))
+        .filter_map(|key| Some((key.to_string(), view.get(&key, i64::MAX)?.value)))
         .collect()
 }
 

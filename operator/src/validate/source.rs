@@ -96,6 +96,7 @@ pub(super) fn check(
         topic,
         format,
         key_format,
+        envelope: config::Envelope::None,
         schema: spec.schema.clone().map(serde_json::Value::Object),
         key: spec.key.clone(),
         event_time: spec.event_time.clone(),

@@ -110,6 +110,7 @@ pub(super) fn check(
         from.push(config::From {
             name: part.name.clone(),
             source: part.source_ref.name.clone(),
+            joins: Vec::new(),
             filter: part.filter.clone(),
             key: part.key.clone(),
             value: part.value.clone(),
@@ -149,6 +150,8 @@ pub(super) fn check(
         input,
         state_topic: Some(state_topic),
         dead_topic: topics::dead_topic(namespace, topics::Owner::View, name),
+        expire_after_ms: None,
+        serve: None,
     };
     if complete {
         findings.compiled(compile::view(&config, &configs));
