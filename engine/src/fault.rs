@@ -119,7 +119,7 @@ pub fn quote(text: &str) -> Cow<'_, str> {
 /// message and position in headers.
 ///
 /// The key is the position's text, so that a letter written twice is the same letter. The record's
-/// own key is kept in a header.
+/// own key and timestamp are kept in headers, after the record's own ones.
 pub fn dead_letter(record: &Record<'_>, fault: &Fault, dead_topic: &str) -> NewRecord {
     let position = record.position().to_string();
     let mut headers: Vec<(String, Option<Vec<u8>>)> = record
@@ -140,6 +140,10 @@ pub fn dead_letter(record: &Record<'_>, fault: &Fault, dead_topic: &str) -> NewR
         Some(position.clone().into_bytes()),
     ));
     headers.push((header::KEY.to_owned(), record.key.map(<[u8]>::to_vec)));
+    headers.push((
+        header::TIMESTAMP.to_owned(),
+        Some(record.timestamp.to_string().into_bytes()),
+    ));
     NewRecord {
         topic: dead_topic.to_owned(),
         partition: None,
@@ -183,6 +187,7 @@ mod tests {
         assert_eq!(find(header::MESSAGE), Some(Some(b"ends early".to_vec())));
         assert_eq!(find(header::POSITION), Some(Some(b"t-2-7".to_vec())));
         assert_eq!(find(header::KEY), Some(Some(b"k".to_vec())));
+        assert_eq!(find(header::TIMESTAMP), Some(Some(b"1".to_vec())));
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub mod header {
     pub const KEY: &str = "headwater-key";
     /// Dead letters: `<topic>-<partition>-<offset>` of the record that was refused.
     pub const POSITION: &str = "headwater-position";
+    /// Dead letters: the record's own timestamp, decimal, milliseconds since the epoch.
+    pub const TIMESTAMP: &str = "headwater-timestamp";
+    /// On a record that was a dead letter and was fed again: the position that it was refused at. On a
+    /// record of a dead-letter topic without a value: where the letter of its key was fed again.
+    pub const RETRIED: &str = "headwater-retried";
 }
 
 /// Keys that begin with this byte are Headwater's own in state topics; views refuse them.

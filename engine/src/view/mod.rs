@@ -11,6 +11,7 @@ mod definition;
 mod history;
 pub mod intake;
 mod latest;
+mod look;
 mod origin;
 mod partition;
 #[cfg(test)]

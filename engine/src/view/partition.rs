@@ -100,6 +100,17 @@ impl Partition {
         self.next = self.next.max(next);
     }
 
+    /// Goes on at `next`, further on or back, whatever the state is the fold of: where somebody decided so.
+    pub fn go_on_from(&mut self, next: i64) {
+        self.next = next;
+        // No offset: what a checkpoint has to write is the mark at least.
+        self.marked = -1;
+    }
+
+    pub(super) fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
     /// Of one root source partition, the offset below which all is folded; 0 where nothing is known.
     pub fn covered(&self, from: u32, partition: i32) -> i64 {
         match self.definition.input() {
