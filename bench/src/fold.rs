@@ -161,7 +161,7 @@ fn definition(topic: &str) -> Result<Arc<Definition>> {
             "value": null, "delete": null, "required": false,
         }],
         "fold": {"latest": {"merge": "Replace"}}, "indexes": [],
-        "input": {"source": {"topic": topic}}, "stateTopic": null, "deadTopic": "bench.dead",
+        "input": {"source": {"topic": topic}}, "stateTopic": "bench.state", "deadTopic": "bench.dead",
     }))?;
     let sources = BTreeMap::from([("flights".to_owned(), source)]);
     Ok(Definition::compile(&view, &sources)?)

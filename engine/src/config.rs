@@ -129,9 +129,8 @@ pub struct View {
     pub fold: Fold,
     pub indexes: Vec<Index>,
     pub input: Input,
-    /// The compacted state topic; absent where the source itself is the state (no stage, restore
-    /// reads the source).
-    pub state_topic: Option<String>,
+    /// The compacted topic of rows and marks, written by the view's stage.
+    pub state_topic: String,
     /// Where this view's refused records go.
     pub dead_topic: String,
     /// A key is gone so long after its last event, by the reader's time; absent: never.

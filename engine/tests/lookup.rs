@@ -69,7 +69,7 @@ fn view(fold: config::Fold, indexes: &[(&str, &str)], records: &[(&str, Value, i
         input: config::Input::Source {
             topic: "shop.s".into(),
         },
-        state_topic: Some("shop.view.v.000000".into()),
+        state_topic: "shop.view.v.000000".into(),
         dead_topic: "shop.view.v.dead".into(),
         expire_after_ms: None,
         serve: None,

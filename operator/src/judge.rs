@@ -214,12 +214,8 @@ impl Planned<'_> {
             }
             Kind::ContextView => {
                 let view = self.validation.views.get(&id.name)?.ok()?;
-                let name = view
-                    .config
-                    .state_topic
-                    .as_deref()
-                    .unwrap_or(view.config.input.topic());
-                shown.topic = Some(name.to_owned());
+                let name = &view.config.state_topic;
+                shown.topic = Some(name.clone());
                 shown.partitions = Some(topic(name)?.partitions);
                 self.of_stage(&mut shown, id, stage, set, created)
             }

@@ -21,7 +21,7 @@ pub struct Definition {
     name: String,
     fold: Fold,
     input: Input,
-    state_topic: Option<String>,
+    state_topic: String,
     from: Vec<From>,
     indexes: Vec<Index>,
     /// Bits of the `from` entries that a merged row needs to be seen.
@@ -125,8 +125,8 @@ impl Definition {
         &self.input
     }
 
-    pub fn state_topic(&self) -> Option<&str> {
-        self.state_topic.as_deref()
+    pub fn state_topic(&self) -> &str {
+        &self.state_topic
     }
 
     /// Topics of the sources, in the order that [`Origin::from`] counts.

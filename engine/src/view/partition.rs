@@ -328,14 +328,12 @@ impl Partition {
     }
 
     /// What has to be written to the state topic, in one transaction, for it to be this state: each changed key once, in key order,
-    /// then the mark. Empty where nothing moved, or where the view has no state topic.
+    /// then the mark. Empty where nothing moved.
     pub fn checkpoint(&self) -> Vec<NewRecord> {
-        let Some(topic) = self.definition.state_topic() else {
-            return Vec::new();
-        };
         if !self.moved() {
             return Vec::new();
         }
+        let topic = self.definition.state_topic();
         let record = |key: &[u8], value, headers| NewRecord {
             topic: topic.to_owned(),
             partition: Some(self.partition),

@@ -91,10 +91,6 @@ pub fn plan(validation: &Validation, options: &Options) -> Plan {
         let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else {
             continue;
         };
-        // A view whose source is its state has nothing to write: whoever reads it folds the source.
-        if view.config.state_topic.is_none() {
-            continue;
-        }
         let Some(mut config) = stage::view(
             &validation.namespace,
             name,

@@ -93,14 +93,12 @@ pub(super) fn topics(validation: &Validation) -> Vec<Topic> {
                 "the one order that every reader folds",
             ));
         }
-        if let Some(state) = &view.config.state_topic {
-            let partitions = Partitions::SameAs(view.config.input.topic().to_owned());
-            topics.push(internal.compacted(
-                state,
-                partitions,
-                "rows and marks, from which readers restore",
-            ));
-        }
+        let partitions = Partitions::SameAs(view.config.input.topic().to_owned());
+        topics.push(internal.compacted(
+            &view.config.state_topic,
+            partitions,
+            "rows and marks, from which readers restore",
+        ));
         topics.push(internal.dead(&view.config.dead_topic));
     }
     for (name, agent) in working(&validation.agents) {

@@ -148,7 +148,7 @@ pub(super) fn check(
         fold,
         indexes,
         input,
-        state_topic: Some(state_topic),
+        state_topic,
         dead_topic: topics::dead_topic(namespace, topics::Owner::View, name),
         expire_after_ms: None,
         serve: None,
@@ -199,7 +199,6 @@ impl Input {
                 key.trim()
             ));
         }
-        // A compacted source could be the state itself, but then nobody would keep its bad records.
         Self::Source(source.config.topic.clone())
     }
 }

@@ -86,13 +86,8 @@ fn lookup(lookup: &config::Lookup) -> String {
 }
 
 fn reading(view: &View) -> String {
-    let input = view.config.input.topic();
-    match &view.config.state_topic {
-        Some(state) => format!(
-            "folded in the agent from {input}, so as fresh as the log; {state} makes its start short"
-        ),
-        None => format!(
-            "folded in the agent from {input}, so as fresh as the log; that topic is compacted and is all that a start reads"
-        ),
-    }
+    let (input, state) = (view.config.input.topic(), &view.config.state_topic);
+    format!(
+        "folded in the agent from {input}, so as fresh as the log; {state} makes its start short"
+    )
 }

@@ -74,8 +74,6 @@ pub enum Error {
     Compile(#[from] CompileError),
     #[error(transparent)]
     Model(#[from] model::SetupError),
-    #[error("view '{view}' is read from its source: it has no stage")]
-    NoStage { view: String },
     #[error("there is no view '{view}' in the stage's configuration")]
     UnknownView { view: String },
     #[error("a stage has to be started from within the executor: {0}")]
@@ -103,9 +101,7 @@ impl Error {
                 "KafkaRefused"
             }
             Self::Stalled(stall) => stall.reason,
-            Self::Compile(_) | Self::Model(_) | Self::NoStage { .. } | Self::UnknownView { .. } => {
-                "InvalidConfiguration"
-            }
+            Self::Compile(_) | Self::Model(_) | Self::UnknownView { .. } => "InvalidConfiguration",
             Self::NoExecutor(_) | Self::Thread(_) | Self::Ended => "Internal",
         }
     }

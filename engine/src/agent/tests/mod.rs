@@ -92,7 +92,7 @@ fn stage(agent: &str) -> config::Stage {
         let topic = format!("shop.{}", from.as_str().unwrap());
         let defaults = json!({
             "name": name, "generation": "a1b2c3", "fold": {"latest": {"merge": "Replace"}},
-            "indexes": [], "input": {"source": {"topic": topic}}, "stateTopic": null,
+            "indexes": [], "input": {"source": {"topic": topic}}, "stateTopic": "view.000001",
             "deadTopic": format!("shop.view.{name}.dead"),
         });
         let mut given = view.take();

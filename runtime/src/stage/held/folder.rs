@@ -97,11 +97,10 @@ impl Folder {
             .values()
             .flat_map(|one| {
                 [
-                    Some(one.config.input.topic().to_owned()),
+                    one.config.input.topic().to_owned(),
                     one.config.state_topic.clone(),
                 ]
             })
-            .flatten()
             .collect();
         let topics: Vec<String> = topics.into_iter().collect();
         let counts = partitions(&*self.context.services.log, &self.life, &topics)?;
@@ -126,9 +125,7 @@ impl Folder {
         let mut views: HashMap<String, String> = HashMap::new();
         let mut states = Vec::new();
         for (name, one) in &self.held.views {
-            let Some(topic) = &one.config.state_topic else {
-                continue;
-            };
+            let topic = &one.config.state_topic;
             views.insert(topic.clone(), name.clone());
             let topic_name: Arc<str> = topic.as_str().into();
             states.extend(

@@ -18,11 +18,6 @@ use std::sync::Arc;
 /// Compiles the view and says which loops its stage has.
 pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<Parts, Error> {
     let definition = Definition::compile(view, &context.config.sources)?;
-    let Some(state_topic) = view.state_topic.clone() else {
-        return Err(Error::NoStage {
-            view: view.name.clone(),
-        });
-    };
     let mut parts: Parts = Vec::new();
     if let Input::Own { topic } = &view.input {
         let (context, view, topic) = (Arc::clone(context), view.clone(), topic.clone());
@@ -43,9 +38,9 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<Parts, Error>
     parts.push((
         "fold",
         Box::new(move |life: Arc<Life>| {
-            let topics = [view.input.topic().to_owned(), state_topic.clone()];
+            let topics = [view.input.topic().to_owned(), view.state_topic.clone()];
             partitions(&*context.services.log, &life, &topics)?;
-            Fold::new(context, life, view, definition, state_topic).run()
+            Fold::new(context, life, view, definition).run()
         }),
     ));
     Ok(parts)

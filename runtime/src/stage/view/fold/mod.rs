@@ -37,7 +37,6 @@ pub(super) struct Fold {
     life: Arc<Life>,
     view: View,
     definition: Arc<Definition>,
-    state_topic: String,
     /// What becomes of a record that cannot be folded.
     invalid: InvalidRecords,
     committer: Committer,
@@ -85,7 +84,6 @@ impl Fold {
         life: Arc<Life>,
         view: View,
         definition: Arc<Definition>,
-        state_topic: String,
     ) -> Self {
         let invalid = context.invalid_records(&view);
         let group = fold_group(&context, &view);
@@ -108,7 +106,6 @@ impl Fold {
             context,
             life,
             definition,
-            state_topic,
             invalid,
             committer,
             errands: Errands::new(),
@@ -235,7 +232,7 @@ impl Fold {
                 life: Arc::clone(&self.life),
                 definition: Arc::clone(&self.definition),
                 input: partition.clone(),
-                state: TopicPartition::new(self.state_topic.as_str(), partition.partition),
+                state: TopicPartition::new(self.view.state_topic.as_str(), partition.partition),
             };
             self.errands.send("restore", group.waker(), move || {
                 (take.input.partition, take.run())
