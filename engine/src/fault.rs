@@ -27,10 +27,14 @@ pub enum Reason {
     TooLarge,
     /// The value does not fit the source's JSON Schema.
     SchemaMismatch,
+    /// The value is no change event of its envelope, or one that no row can be made of.
+    InvalidEnvelope,
     /// An expression failed on this event.
     ExpressionFailed,
     /// An expression reads a field that is not there; `.?` asks without failing.
     AbsentField,
+    /// A value cannot be added to an aggregate: a sum of what is no number, or one that is out of range.
+    AggregateFailed,
     /// A key is neither text, integer, bool nor a list of these.
     InvalidKey,
     /// A key is null or empty where one is needed.
@@ -61,6 +65,8 @@ pub enum Reason {
     TimedOut,
     /// The run broke off the process that ran it, or its own task.
     Crashed,
+    /// Somebody decided to go past the record at which its partition stood still.
+    Passed,
 }
 
 impl fmt::Display for Reason {

@@ -9,6 +9,9 @@
 
 pub mod kafka;
 pub mod memory;
+mod offsets;
+
+pub use offsets::Offsets;
 
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +44,9 @@ pub enum Error {
     },
     #[error("topic '{0}' does not exist")]
     UnknownTopic(String),
+    /// Positions of a group are set from outside only while it has no members.
+    #[error("group '{group}' has members")]
+    GroupInUse { group: String },
     /// Offset below the log's start or above its end.
     #[error("offset {offset} of '{partition}' is out of range: the log holds {low}..{high}")]
     OutOfRange {

@@ -91,15 +91,15 @@ impl Context {
         life.board.update(|status| status.skipped_records += 1);
     }
 
-    /// A partition stands still at this record.
-    pub(super) fn stopped(&self, life: &Life, record: &Record<'_>, fault: &Fault) {
+    /// A partition stands still at this record; `resource` is whose, as `headwater resume` takes it.
+    pub(super) fn stopped(&self, life: &Life, record: &Record<'_>, fault: &Fault, resource: &str) {
         let position = record.position().to_string();
         tracing::error!(position, reason = %fault.reason, message = fault.message, "partition stopped at an invalid record");
         life.board.problem(
             "Stopped",
             &position,
             format!(
-                "the partition stands still at {position}: {fault}. Mend the source's definition, or let invalid records go to the dead letters"
+                "the partition stands still at {position}: {fault}. Mend the source's definition, let invalid records go to the dead letters, or go past this one: headwater resume {resource} --skip"
             ),
         );
     }

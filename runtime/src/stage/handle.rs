@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::life::Life;
+use super::look::{Desk, Look};
 use super::status::{Board, Phase, Status};
 use super::{Error, Parts};
 use crate::http::Probe;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Handle {
     life: Arc<Life>,
     board: Arc<Board>,
+    look: Option<Look>,
     /// Cancelled when the last thread ended.
     ended: CancellationToken,
 }
@@ -26,6 +28,7 @@ impl Handle {
     pub(super) fn start(
         context: &Arc<Context>,
         parts: Parts,
+        desk: Option<Desk>,
         runtime: runtime::Handle,
     ) -> Result<Self, Error> {
         let names: Vec<_> = parts.iter().map(|(name, _)| *name).collect();
@@ -47,6 +50,7 @@ impl Handle {
         let handle = Self {
             life: Arc::clone(&life),
             board: Arc::clone(&board),
+            look: desk.map(|desk| Look::new(context, &life, desk)),
             ended: CancellationToken::new(),
         };
         life.runtime
@@ -103,6 +107,11 @@ impl Handle {
         Arc::new(Shown {
             board: Arc::clone(&self.board),
         })
+    }
+
+    /// To look into the view that the stage folds; `None` of an agent's stage.
+    pub fn look(&self) -> Option<Look> {
+        self.look.clone()
     }
 
     /// Ends the stage as a crash would, and waits until its threads are gone.

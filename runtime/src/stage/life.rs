@@ -78,7 +78,7 @@ impl Life {
         }
     }
 
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         for waker in self
             .wakers
             .lock()

@@ -12,13 +12,16 @@ mod handle;
 mod held;
 mod lag;
 mod life;
+pub mod look;
+mod rate;
 mod reading;
 mod rebalance;
+pub mod resume;
 mod status;
 mod view;
 
 pub use handle::{Handle, idle};
-pub use status::{Part, Phase, Problem, Processed, Status};
+pub use status::{Part, Phase, Problem, Processed, Status, ViewFigures};
 
 use crate::clock::{Clock, System};
 use crate::log::{self, Log, Watermarks};
@@ -116,8 +119,14 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// Where a reader of `input` goes on whose state says `next`; 0 is no state.
-    fn check(input: &TopicPartition, next: i64, bounds: Watermarks) -> Result<log::Start, Self> {
+    /// Where a reader of `input` goes on whose state says `next`; 0 is no state. `resource` is the view, as
+    /// `headwater resume` takes it.
+    fn check(
+        resource: &str,
+        input: &TopicPartition,
+        next: i64,
+        bounds: Watermarks,
+    ) -> Result<log::Start, Self> {
         if next == 0 {
             return Ok(log::Start::Earliest);
         }
@@ -126,7 +135,7 @@ impl Stall {
                 reason: "InputReset",
                 at: input.to_string(),
                 message: format!(
-                    "the state was folded up to offset {next} of '{input}', which ends at {}: the topic was made anew. Rebuild the view",
+                    "the state was folded up to offset {next} of '{input}', which ends at {}: the topic was made anew. Rebuild the view, or keep what it holds and go on: headwater resume {resource} --from Earliest",
                     bounds.high
                 ),
             });
@@ -136,7 +145,7 @@ impl Stall {
                 reason: "InputLost",
                 at: input.to_string(),
                 message: format!(
-                    "the state was folded up to offset {next} of '{input}', which now begins at {}: records in between are gone. Rebuild the view, or raise the topic's retention",
+                    "the state was folded up to offset {next} of '{input}', which now begins at {}: records in between are gone. Rebuild the view, or go on without them: headwater resume {resource} --from Earliest. Raise the topic's retention",
                     bounds.low
                 ),
             });
@@ -144,8 +153,13 @@ impl Stall {
         Ok(log::Start::Offset(next))
     }
 
-    /// Where a group goes on whose committed offset is `next`.
-    fn triggers(input: &TopicPartition, next: i64, bounds: Watermarks) -> Result<i64, Self> {
+    /// Where a group goes on whose committed offset is `next`; `resource` as `headwater resume` takes it.
+    fn position(
+        resource: &str,
+        input: &TopicPartition,
+        next: i64,
+        bounds: Watermarks,
+    ) -> Result<i64, Self> {
         let (reason, what) = if next > bounds.high {
             (
                 "InputReset",
@@ -164,7 +178,7 @@ impl Stall {
             reason,
             at: input.to_string(),
             message: format!(
-                "'{input}' was processed up to offset {next}, but {what}. Say where to go on: stop the stage and set its group's offsets, e.g. with kafka-consumer-groups.sh --reset-offsets; a view's state topic has to be deleted too, so that it is folded anew"
+                "'{input}' was processed up to offset {next}, but {what}. Say where to go on: headwater resume {resource} --from Earliest|Latest|POSITION"
             ),
         })
     }
@@ -198,12 +212,12 @@ type Parts = Vec<(
 pub fn start(config: Stage, ordinal: u32, services: Services) -> Result<Handle, Error> {
     let runtime = tokio::runtime::Handle::try_current()?;
     let context = Arc::new(Context::new(config, ordinal, services));
-    let parts = match &context.config.role {
+    let (parts, desk) = match &context.config.role {
         Role::View { name } => match context.config.views.get(name) {
             Some(view) => view::parts(&context, view)?,
             None => return Err(Error::UnknownView { view: name.clone() }),
         },
-        Role::Agent(agent) => agent::parts(&context, agent)?,
+        Role::Agent(agent) => (agent::parts(&context, agent)?, None),
     };
-    Handle::start(&context, parts, runtime)
+    Handle::start(&context, parts, desk, runtime)
 }

@@ -8,8 +8,9 @@ use super::life::Life;
 use crate::backoff::{Backoff, Random};
 use crate::log::{self, Isolation, Log, Start};
 use headwater_engine::record::{Record, TopicPartition};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -129,16 +130,32 @@ pub(super) fn to_end(
     }
 }
 
-/// Work on threads of their own whose results come back to the loop that asked for them.
+/// Work on threads of their own whose results come back to the loop that asked for them: at once as many as the
+/// machine has processors, the others in the order sent.
 pub(super) struct Errands<T> {
     sender: Sender<T>,
     receiver: Receiver<T>,
+    queue: Arc<Mutex<Queue>>,
+    threads_max: usize,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    threads: usize,
 }
 
 impl<T: Send + 'static> Errands<T> {
     pub(super) fn new() -> Self {
         let (sender, receiver) = channel();
-        Self { sender, receiver }
+        Self {
+            sender,
+            receiver,
+            queue: Arc::default(),
+            threads_max: thread::available_parallelism().map_or(2, |count| count.get().max(2)),
+        }
     }
 
     /// # Errors
@@ -150,18 +167,105 @@ impl<T: Send + 'static> Errands<T> {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<(), Error> {
         let sender = self.sender.clone();
+        let job = move || {
+            // The loop may be gone; then nobody needs the result.
+            let _ = sender.send(work());
+            wake();
+        };
+        let mut queue = lock(&self.queue);
+        queue.waiting.push_back(Box::new(job));
+        if queue.threads >= self.threads_max {
+            return Ok(());
+        }
+        queue.threads += 1;
+        drop(queue);
+        let worker = Worker {
+            queue: Arc::clone(&self.queue),
+            counted: true,
+        };
         thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || {
-                // The loop may be gone; then nobody needs the result.
-                let _ = sender.send(work());
-                wake();
-            })
+            .spawn(move || worker.run())
             .map_err(Error::Thread)?;
         Ok(())
     }
 
     pub(super) fn back(&self) -> impl Iterator<Item = T> + '_ {
         self.receiver.try_iter()
+    }
+}
+
+/// Takes work from the queue until there is none.
+struct Worker {
+    queue: Arc<Mutex<Queue>>,
+    /// Among the queue's threads.
+    counted: bool,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let job = {
+                let mut queue = lock(&self.queue);
+                let job = queue.waiting.pop_front();
+                if job.is_none() {
+                    // Under the lock that found no work: what is sent next starts a thread.
+                    queue.threads -= 1;
+                    self.counted = false;
+                }
+                job
+            };
+            match job {
+                Some(job) => job(),
+                None => return,
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Its work panicked, or no thread could be started.
+    fn drop(&mut self) {
+        if self.counted {
+            lock(&self.queue).threads -= 1;
+        }
+    }
+}
+
+fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    #[test]
+    fn errands_are_all_run_and_never_too_many_at_once() {
+        let errands = Errands::new();
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for number in 0..64 {
+            let (running, most) = (Arc::clone(&running), Arc::clone(&most));
+            let wake: log::Waker = Arc::new(|| {});
+            errands
+                .send("errand", wake, move || {
+                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    thread::yield_now();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    number
+                })
+                .unwrap();
+        }
+        let mut back = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while back.len() < 64 && Instant::now() < deadline {
+            back.extend(errands.receiver.recv_timeout(Duration::from_secs(10)));
+        }
+        back.sort_unstable();
+        assert_eq!(back, (0..64).collect::<Vec<_>>());
+        assert!(most.load(Ordering::SeqCst) <= errands.threads_max);
     }
 }

@@ -3,12 +3,14 @@
 //! Threads write here after each turn of their loops; everybody else only reads. It holds positions,
 //! counts and reasons, never event values.
 
+use super::rate::Rate;
 use crate::log::{self, Log};
 use headwater_engine::names::Owner;
 use headwater_engine::record::TopicPartition;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The body of `GET /status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,12 +21,15 @@ pub struct Status {
     pub phase: Phase,
     /// Restored, a member of its groups, and caught up once.
     pub ready: bool,
-    /// By part: `intake` and `fold` of a view stage, `views` and `runs` of an agent stage.
+    /// By part: `intake`, `views` (those it joins) and `fold` of a view stage, `views` and `runs` of an agent stage.
     pub parts: BTreeMap<String, Part>,
     pub dead_letters: u64,
     pub skipped_records: u64,
     /// Runs that went on although a view did not hold all that was in the log.
     pub stale_runs: u64,
+    /// What a view stage folds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<ViewFigures>,
     /// What keeps the stage, or a part of it, from its work; empty when all is well.
     pub problems: Vec<Problem>,
 }
@@ -59,6 +64,25 @@ pub struct Part {
     pub positions: Vec<Processed>,
 }
 
+/// A view in figures, of the partitions that this replica folds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ViewFigures {
+    pub generation: String,
+    pub keys: u64,
+    /// Of keys and values.
+    pub bytes: u64,
+    /// Records folded, over the last ten seconds.
+    pub records_per_second: f64,
+    /// Records in the input logs, the sources' included, that are not in the view yet, when this was measured
+    /// last; offsets without a record count too.
+    pub behind: Option<u64>,
+    /// Milliseconds since the view was last found to hold everything; 0 where it did.
+    pub behind_ms: Option<u64>,
+    /// Of the state that a restart reads.
+    pub restored_percent: u8,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Processed {
@@ -74,11 +98,18 @@ pub struct Processed {
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// Stable name: `MissingTopic`, `KafkaUnavailable`, `Fenced`, `InputLost`, `InputReset`,
-    /// `PositionsLost`, `Stopped`, or a reason of the engine's.
+    /// `PositionsLost`, `Stopped`, `WaitingForJoin`, or a reason of the engine's.
     pub reason: String,
     pub message: String,
     /// `<topic>-<partition>` or `<topic>-<partition>-<offset>` that it is about; empty: the stage.
     pub at: String,
+}
+
+impl Processed {
+    fn at(&self) -> (TopicPartition, i64) {
+        let partition = TopicPartition::new(self.topic.as_str(), self.partition);
+        (partition, self.next)
+    }
 }
 
 impl Status {
@@ -86,13 +117,7 @@ impl Status {
     fn positions(&self) -> Vec<(TopicPartition, i64)> {
         let all = self.parts.values().flat_map(|part| &part.positions);
         all.filter(|position| !position.stopped)
-            .map(|position| {
-                let topic = position.topic.as_str();
-                (
-                    TopicPartition::new(topic, position.partition),
-                    position.next,
-                )
-            })
+            .map(Processed::at)
             .collect()
     }
 
@@ -113,6 +138,9 @@ pub(crate) struct Board {
 struct Inner {
     status: Status,
     moves: u64,
+    rate: Rate,
+    /// When nothing was left to be folded, as far as it was measured.
+    met_at: Option<Instant>,
 }
 
 impl Board {
@@ -135,9 +163,12 @@ impl Board {
                 dead_letters: 0,
                 skipped_records: 0,
                 stale_runs: 0,
+                view: None,
                 problems: Vec::new(),
             },
             moves: 0,
+            rate: Rate::new(Instant::now()),
+            met_at: None,
         });
         Self { inner, announce }
     }
@@ -147,7 +178,52 @@ impl Board {
     }
 
     pub(super) fn status(&self) -> Status {
-        self.lock().status.clone()
+        let mut inner = self.lock();
+        let mut status = inner.status.clone();
+        if let Some(view) = &mut status.view {
+            let rate = inner.rate.per_second(Instant::now());
+            view.records_per_second = (rate * 10.0).round() / 10.0;
+        }
+        status
+    }
+
+    /// Records were folded.
+    pub(super) fn folded(&self, records: u64) {
+        self.lock().rate.add(records, Instant::now());
+    }
+
+    /// What the view holds now; how far it is behind stays as it was measured.
+    pub(super) fn figures(&self, figures: ViewFigures) {
+        self.update(|status| {
+            let before = status.view.take().unwrap_or_default();
+            status.view = Some(ViewFigures {
+                behind: before.behind,
+                behind_ms: before.behind_ms,
+                ..figures
+            });
+        });
+    }
+
+    /// The stage was found to be so many records behind.
+    pub(super) fn measured(&self, behind: u64) {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        if behind == 0 {
+            inner.met_at = Some(now);
+        }
+        let since = inner.met_at.map(|met| now.saturating_duration_since(met));
+        if let Some(view) = &mut inner.status.view {
+            view.behind = Some(behind);
+            view.behind_ms =
+                since.map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// The next offset of every input partition, of those that stand still too.
+    pub(super) fn all_positions(&self) -> Vec<(TopicPartition, i64)> {
+        let inner = self.lock();
+        let all = inner.status.parts.values().flat_map(|part| &part.positions);
+        all.map(Processed::at).collect()
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut Status)) {
@@ -214,10 +290,6 @@ impl Board {
             .retain(|problem| problem.reason != reason || problem.at != at);
     }
 
-    pub(super) fn positions(&self) -> Vec<(TopicPartition, i64)> {
-        self.lock().status.positions()
-    }
-
     /// Whether everything in the input logs is processed and nothing is in flight.
     pub(super) fn caught_up(&self, log: &dyn Log) -> log::Result<bool> {
         // Seen at one moment: a record that is taken in moves the position and is in flight at once.
@@ -259,6 +331,27 @@ mod tests {
         board.phase(Phase::Stopped);
         assert_eq!(board.status().phase, Phase::Failed);
         assert!(!board.status().ready);
+    }
+
+    #[test]
+    fn what_was_measured_stays_with_the_figures() {
+        let board = Board::new(Owner::View, "v", &["fold"], Box::new(|| {}));
+        let figures = |keys| ViewFigures {
+            keys,
+            ..ViewFigures::default()
+        };
+        board.figures(figures(1));
+        assert_eq!(board.status().view.unwrap().behind, None);
+        board.measured(7);
+        let view = board.status().view.unwrap();
+        assert_eq!((view.behind, view.behind_ms), (Some(7), None));
+        board.measured(0);
+        board.figures(figures(2));
+        let view = board.status().view.unwrap();
+        assert_eq!(
+            (view.keys, view.behind, view.behind_ms),
+            (2, Some(0), Some(0))
+        );
     }
 
     #[test]

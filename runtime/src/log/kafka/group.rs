@@ -11,8 +11,9 @@ use crate::log::{
     Committed, Error, GroupEvent, GroupMetadata, GroupMetadataInner, GroupOptions, GroupReader,
     Isolation, RECORDS_PER_POLL, Result, Start, Waker,
 };
+use headwater_kafka::Context;
 use headwater_kafka::consumer::{Consumer, Event, Rebalance};
-use rdkafka::consumer::Consumer as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::collections::{BTreeSet, HashMap};
@@ -243,29 +244,7 @@ impl GroupReader for KafkaMember {
         &mut self,
         partitions: &[TopicPartition],
     ) -> Result<HashMap<TopicPartition, Option<Committed>>> {
-        if partitions.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let what = "ask for committed offsets";
-        let list = self
-            .consumer
-            .base()
-            .committed_offsets(Self::list(partitions), DECISION_WAIT)
-            .map_err(|error| client(what, &error))?;
-        list.elements()
-            .iter()
-            .map(|it| {
-                it.error().map_err(|error| client(what, &error))?;
-                let committed = match it.offset() {
-                    Offset::Offset(offset) => Some(Committed {
-                        offset,
-                        metadata: it.metadata().to_owned(),
-                    }),
-                    _ => None,
-                };
-                Ok((TopicPartition::new(it.topic(), it.partition()), committed))
-            })
-            .collect()
+        committed(self.consumer.base(), partitions)
     }
 
     fn metadata(&self) -> Result<GroupMetadata> {
@@ -287,6 +266,34 @@ impl GroupReader for KafkaMember {
             .leave(LEAVE_WAIT)
             .map_err(|error| client("leave the group", &error))
     }
+}
+
+/// What the group of a consumer has committed.
+pub(super) fn committed(
+    consumer: &BaseConsumer<Context>,
+    partitions: &[TopicPartition],
+) -> Result<HashMap<TopicPartition, Option<Committed>>> {
+    if partitions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let what = "ask for committed offsets";
+    let list = consumer
+        .committed_offsets(KafkaMember::list(partitions), DECISION_WAIT)
+        .map_err(|error| client(what, &error))?;
+    list.elements()
+        .iter()
+        .map(|it| {
+            it.error().map_err(|error| client(what, &error))?;
+            let committed = match it.offset() {
+                Offset::Offset(offset) => Some(Committed {
+                    offset,
+                    metadata: it.metadata().to_owned(),
+                }),
+                _ => None,
+            };
+            Ok((TopicPartition::new(it.topic(), it.partition()), committed))
+        })
+        .collect()
 }
 
 impl Drop for KafkaMember {

@@ -326,6 +326,17 @@ impl Group {
             .collect()
     }
 
+    /// Commits from outside; false where the group has members, whose own that is.
+    pub(super) fn set(&mut self, offsets: &[(TopicPartition, Committed)]) -> bool {
+        if !self.members.is_empty() {
+            return false;
+        }
+        for (at, offset) in offsets {
+            self.offsets.entry(at.clone()).or_default().committed = Some(offset.clone());
+        }
+        true
+    }
+
     pub(super) fn wait_for_decisions(&mut self, signal: &Arc<Signal>, waits: bool) {
         self.waiting.retain(|it| !Arc::ptr_eq(it, signal));
         if waits {

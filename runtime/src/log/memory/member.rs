@@ -185,28 +185,7 @@ impl GroupReader for MemoryMember {
         &mut self,
         partitions: &[TopicPartition],
     ) -> Result<HashMap<TopicPartition, Option<Committed>>> {
-        let deadline = Instant::now() + DECISION_WAIT;
-        // A signal of its own: a waker's call is for the poll.
-        let signal = Arc::default();
-        let mut state = self.shared.lock_ticked();
-        loop {
-            let group = state.groups.entry(self.options.group.clone()).or_default();
-            let found = group.committed(partitions);
-            group.wait_for_decisions(&signal, found.is_none());
-            if let Some(found) = found {
-                return Ok(found);
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                group.wait_for_decisions(&signal, false);
-                return Err(Error::Unavailable {
-                    what: format!("committed offsets of group '{}'", self.options.group),
-                    reason: "a transaction that holds some of them is still open".to_owned(),
-                });
-            }
-            state = self.shared.wait(state, &signal, left);
-            state.tick(self.shared.now());
-        }
+        committed(&self.shared, &self.options.group, partitions)
     }
 
     fn metadata(&self) -> Result<GroupMetadata> {
@@ -246,5 +225,35 @@ fn not_assigned(what: &str, partition: &TopicPartition) -> Error {
     Error::Fatal {
         what: format!("{what} '{partition}'"),
         reason: "it is not assigned to this member".to_owned(),
+    }
+}
+
+/// What a group has committed, once no open transaction holds any of it.
+pub(super) fn committed(
+    shared: &Shared,
+    group_name: &str,
+    partitions: &[TopicPartition],
+) -> Result<HashMap<TopicPartition, Option<Committed>>> {
+    let deadline = Instant::now() + DECISION_WAIT;
+    // A signal of its own: a waker's call is for the poll.
+    let signal = Arc::default();
+    let mut state = shared.lock_ticked();
+    loop {
+        let group = state.groups.entry(group_name.to_owned()).or_default();
+        let found = group.committed(partitions);
+        group.wait_for_decisions(&signal, found.is_none());
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            group.wait_for_decisions(&signal, false);
+            return Err(Error::Unavailable {
+                what: format!("committed offsets of group '{group_name}'"),
+                reason: "a transaction that holds some of them is still open".to_owned(),
+            });
+        }
+        state = shared.wait(state, &signal, left);
+        state.tick(shared.now());
     }
 }

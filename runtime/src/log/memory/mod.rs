@@ -12,6 +12,7 @@ mod batch;
 mod cursor;
 mod group;
 mod member;
+mod offsets;
 mod partition;
 mod reader;
 mod signal;
@@ -29,7 +30,7 @@ use super::{
 use crate::clock::{self, Clock};
 use headwater_engine::record::{Record, TopicPartition};
 use signal::Signal;
-use state::State;
+use state::{Delay, State};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,7 +81,10 @@ impl Shared {
         signal: &Signal,
         most: Duration,
     ) -> MutexGuard<'a, State> {
-        let mut state = signal.wait(state, most.min(TICK));
+        let marker = state.next_marker().map_or(TICK, |due| {
+            Duration::from_millis(u64::try_from(due.saturating_sub(self.now())).unwrap_or(0))
+        });
+        let mut state = signal.wait(state, most.min(TICK).min(marker));
         state.tick(self.now());
         state
     }
@@ -117,6 +121,13 @@ impl Memory {
         if let Some(group) = state.groups.get_mut(group) {
             group.expire(member);
         }
+    }
+
+    /// Lets the markers of transactions reach their partitions, and a group's offsets, so many
+    /// milliseconds after the decision as `delay` says of each: until then readers of committed records
+    /// stop before it, and committed offsets wait, as on a broker that is busy.
+    pub fn delay_markers(&self, delay: impl Fn() -> i64 + Send + 'static) {
+        self.shared.lock().delay = Some(Delay::new(delay));
     }
 
     /// Names of all topics, sorted.

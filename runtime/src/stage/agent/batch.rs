@@ -7,6 +7,7 @@
 use super::super::Error;
 use super::super::committer::{Committer, Outcome};
 use super::super::life::Life;
+use super::super::resume::position;
 use super::Setup;
 use super::driver::Active;
 use super::window::Prefix;
@@ -248,13 +249,10 @@ impl Batches {
                 .parts
                 .iter()
                 .map(|(number, prefix)| {
-                    let committed = Committed {
-                        offset: prefix.next,
-                        metadata: String::new(),
-                    };
+                    let skip = actives.get(number).and_then(|active| active.skip);
                     (
                         TopicPartition::new(Arc::clone(&self.topic), *number),
-                        committed,
+                        position(prefix.next, skip),
                     )
                 })
                 .collect();

@@ -33,6 +33,11 @@ struct Setup {
 }
 
 impl Setup {
+    /// As `headwater resume` takes it.
+    fn resource(&self) -> String {
+        format!("agent/{}", self.config.name)
+    }
+
     /// Topics that the agent writes.
     fn own_topics(&self) -> Vec<String> {
         let topics = &self.config.topics;
@@ -88,7 +93,11 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
     Ok(vec![
         (
             "views",
-            Box::new(move |life| Folder::new(folding, life, held).run()),
+            Box::new(move |life| {
+                // Half a second that the first run would wait for otherwise.
+                headwater_engine::tokens::prepare();
+                Folder::new(folding, life, held).run()
+            }),
         ),
         ("runs", Box::new(move |life| Driver::start(setup, life))),
     ])

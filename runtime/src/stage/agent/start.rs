@@ -7,6 +7,7 @@
 
 use super::super::life::Life;
 use super::super::reading::{persist, to_end};
+use super::super::resume::Intent;
 use super::super::{Error, Stall};
 use super::Setup;
 use crate::log::{Committed, GroupReader, Log, Watermarks};
@@ -21,11 +22,18 @@ const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
 /// Where the group stands.
 pub(super) enum Found {
     /// The next offset of each partition that was asked for, or why it cannot go on.
-    Offsets(Vec<(TopicPartition, Result<i64, Stall>)>),
+    Offsets(Vec<(TopicPartition, Result<Place, Stall>)>),
     /// A new agent: these are to be committed, then asked again.
     New(Vec<(TopicPartition, Committed)>),
     /// A new agent, whose first offsets another replica fixes: ask again.
     NotYet,
+}
+
+/// Where one partition goes on.
+pub(super) struct Place {
+    pub(super) next: i64,
+    /// Of a trigger that is gone past, whatever it is.
+    pub(super) skip: Option<i64>,
 }
 
 /// Waits until a predecessor's transactions are decided, so that what is read afterwards is complete.
@@ -45,13 +53,17 @@ pub(super) fn find(
     let committed = persist(life, "committed offsets", || group.committed(&all))?;
     if committed.values().any(Option::is_some) {
         let bounds = persist(life, "watermarks", || log.watermarks(assigned))?;
+        let resource = format!("agent/{}", setup.config.name);
         let next = |partition: &TopicPartition| {
             let bounds = bounds.get(partition).copied().unwrap_or(NOTHING);
-            match committed.get(partition) {
-                Some(Some(committed)) => Stall::triggers(partition, committed.offset, bounds),
+            let committed = committed.get(partition).and_then(Option::as_ref);
+            let next = match committed {
+                Some(at) => Stall::position(&resource, partition, at.offset, bounds)?,
                 // Added since the agent began.
-                _ => Ok(bounds.low),
-            }
+                None => bounds.low,
+            };
+            let skip = Intent::skipped(committed);
+            Ok(Place { next, skip })
         };
         let offsets = assigned
             .iter()
@@ -96,7 +108,8 @@ fn refuse_lost_positions(setup: &Setup, life: &Life, log: &dyn Log) -> Result<()
         reason: "PositionsLost",
         at: String::new(),
         message: format!(
-            "the agent has run before (see topic '{topic}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: suspend it and set its group's offsets, e.g. with kafka-consumer-groups.sh --reset-offsets"
+            "the agent has run before (see topic '{topic}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume agent/{} --from Earliest|Latest|POSITION",
+            setup.config.name
         ),
     }))
 }

@@ -1,4 +1,4 @@
-//! The thread that folds the views which an agent holds: restores each from its state topic, goes on with
+//! The thread that folds the views which a stage holds: restores each from its state topic, goes on with
 //! its input log, and tells how far it is.
 
 use super::super::context::Context;
@@ -46,8 +46,6 @@ impl Folder {
     }
 
     pub(in crate::stage) fn run(mut self) -> Result<(), Error> {
-        // Half a second that the first run would wait for otherwise.
-        headwater_engine::tokens::prepare();
         if self.held.views.is_empty() {
             self.restored_percent = 100;
             self.held.become_ready();
@@ -185,7 +183,9 @@ impl Folder {
             let mut first = None;
             for one in views.iter().filter_map(|name| self.held.views.get(name)) {
                 let next = one.write(|view| view.partition_mut(partition.partition).next());
-                let start = Stall::check(partition, next, bounds).map_err(Error::Stalled)?;
+                let resource = format!("view/{}", one.config.name);
+                let start =
+                    Stall::check(&resource, partition, next, bounds).map_err(Error::Stalled)?;
                 let offset = match start {
                     Start::Offset(offset) => offset,
                     Start::Earliest | Start::Latest => bounds.low,
@@ -267,7 +267,8 @@ impl Folder {
             if let Some(fault) = folded.fault
                 && stops
             {
-                self.context.stopped(&self.life, record, &fault);
+                let resource = format!("view/{name}");
+                self.context.stopped(&self.life, record, &fault, &resource);
                 stop = Some(partition.clone());
             }
         }
@@ -309,7 +310,7 @@ impl Folder {
 
     fn label(&self, view: &str) -> metrics::Held {
         metrics::Held {
-            kind: "agent",
+            kind: self.context.kind_label(),
             name: self.context.name.clone(),
             view: view.to_owned(),
         }

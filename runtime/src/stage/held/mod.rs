@@ -1,4 +1,4 @@
-//! The views that an agent holds: folded from their input logs by a thread of its own, read by runs.
+//! The views that a stage reads, an agent's or those that a view joins: folded from their input logs by a thread of its own, read by runs.
 //!
 //! A reader of an input log waits for no transaction and for no view stage: it restores what the last
 //! checkpoint saved, and goes on from its mark. Runs wait here until a view holds what was in the log
@@ -126,7 +126,8 @@ impl Held {
         }
     }
 
-    fn find(&self, ends: &Ends) -> BTreeMap<String, Found> {
+    /// How far each view is, now.
+    pub(super) fn find(&self, ends: &Ends) -> BTreeMap<String, Found> {
         self.views
             .iter()
             .map(|(name, one)| (name.clone(), one.find(ends)))

@@ -4,6 +4,7 @@
 //! Of what waits in the sources' logs the oldest goes first: so after records came in, the logs are asked
 //! for their ends, and an event is held until every partition is read up to there or shows its next one.
 //! It is held for at most [`HOLD`]: a transaction that stays open somewhere must not stop the view.
+//! Where entries join other views, what waits goes once those hold what was in their logs ([`super::joins`]).
 //!
 //! Each transaction carries the projected records, a mark for every partition of the input log, dead
 //! letters, and the offsets of all source partitions: an event is in the input log exactly once. Where
@@ -14,8 +15,10 @@ use super::super::committer::{Committer, Outcome};
 use super::super::life::Life;
 use super::super::reading::persist;
 use super::super::rebalance::Rebalance;
+use super::super::resume::{Intent, position};
 use super::super::status::{Part, Processed};
 use super::super::{Context, DRAIN, Error, Stall};
+use super::joins::{Joins, Passed};
 use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
 use crate::observe::Happening;
@@ -23,7 +26,7 @@ use headwater_engine::config::{InvalidRecords, View};
 use headwater_engine::fault::{Fault, dead_letter};
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
-use headwater_engine::view::intake::Intake;
+use headwater_engine::view::intake::{Drained, Intake};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +44,7 @@ pub(super) struct Loop {
     life: Arc<Life>,
     view: View,
     intake: Intake,
+    joins: Option<Joins>,
     committer: Committer,
     sources: Vec<String>,
     owned: BTreeMap<TopicPartition, Owned>,
@@ -52,6 +56,8 @@ pub(super) struct Loop {
     joined: bool,
     /// Since when events have been waiting.
     held_since: Option<Instant>,
+    /// Something came in while the last wait for joins was under way, and needs one of its own.
+    fenced: bool,
 }
 
 struct Owned {
@@ -61,6 +67,8 @@ struct Owned {
     end: i64,
     /// Read up to here.
     position: i64,
+    /// Of a record that is gone past though it is invalid.
+    skip: Option<i64>,
     stopped: bool,
     paused: bool,
 }
@@ -78,7 +86,13 @@ struct Batch {
 }
 
 impl Loop {
-    pub(super) fn new(context: Arc<Context>, life: Arc<Life>, view: View, intake: Intake) -> Self {
+    pub(super) fn new(
+        context: Arc<Context>,
+        life: Arc<Life>,
+        view: View,
+        intake: Intake,
+        joins: Option<Joins>,
+    ) -> Self {
         let committer = Committer::new(
             Arc::clone(&context.services.log),
             Arc::clone(&life),
@@ -100,6 +114,7 @@ impl Loop {
             life,
             view,
             intake,
+            joins,
             committer,
             sources: topics.into_iter().collect(),
             owned: BTreeMap::new(),
@@ -108,6 +123,7 @@ impl Loop {
             pending: None,
             joined: false,
             held_since: None,
+            fenced: false,
         }
     }
 
@@ -124,6 +140,9 @@ impl Loop {
             })
         })?;
         self.life.woken_by(group.waker());
+        if let Some(joins) = &mut self.joins {
+            joins.open(group.waker())?;
+        }
         while !self.life.stopping() {
             self.turn(&mut *group)?;
         }
@@ -131,10 +150,20 @@ impl Loop {
             return Ok(());
         }
         let deadline = Instant::now() + DRAIN;
-        while !self.write(&mut *group)? && Instant::now() < deadline {
+        while !self.finish(&mut *group)? && Instant::now() < deadline {
             self.turn(&mut *group)?;
         }
         Ok(group.leave()?)
+    }
+
+    /// True where nothing is left to write before the end. The joined views are not folded any more: what still waits for them is
+    /// read again by whoever comes next.
+    fn finish(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
+        if self.joins.is_some() {
+            self.send(group)
+        } else {
+            self.write(group)
+        }
     }
 
     fn turn(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
@@ -162,7 +191,6 @@ impl Loop {
             .retry_at()
             .is_none_or(|at| at <= Instant::now());
         if due || !rebalance.revoked.is_empty() {
-            self.ends()?;
             self.write(group)?;
         }
         self.fill(group)?;
@@ -183,10 +211,12 @@ impl Loop {
             return false;
         }
         if self.context.invalid_of_topic(record.topic) == InvalidRecords::Stop
+            && owned.skip != Some(record.offset)
             && let Some(fault) = self.intake.check(record)
         {
             owned.stopped = true;
-            self.context.stopped(&self.life, record, &fault);
+            let resource = format!("view/{}", self.view.name);
+            self.context.stopped(&self.life, record, &fault, &resource);
             return true;
         }
         // One dead letter a record, whichever of the view's entries refuse it.
@@ -201,6 +231,11 @@ impl Loop {
             self.context.skipped(&self.life, record, fault);
         } else {
             let partition = TopicPartition::new(record.topic, record.partition);
+            let known =
+                |(of, offset, _): &(_, i64, _)| *of == partition && *offset == record.offset;
+            if self.dead.iter().any(known) {
+                return;
+            }
             let letter = dead_letter(record, fault, &self.view.dead_topic);
             self.dead.push((partition, record.offset, letter));
             self.context.dead_letter(&self.life, record, fault);
@@ -214,6 +249,9 @@ impl Loop {
             self.stalled.remove(partition);
             self.intake.stop(&partition.topic, partition.partition);
             self.dead.retain(|(of, _, _)| of != partition);
+        }
+        if let Some(joins) = &mut self.joins {
+            joins.forget();
         }
         if self.pending.is_none() {
             return Ok(());
@@ -249,7 +287,10 @@ impl Loop {
                 .copied()
                 .unwrap_or(crate::log::Watermarks { low: 0, high: 0 });
             let next = match committed.get(partition) {
-                Some(Some(committed)) => Stall::triggers(partition, committed.offset, bounds),
+                Some(Some(committed)) => {
+                    let resource = format!("view/{}", self.view.name);
+                    Stall::position(&resource, partition, committed.offset, bounds)
+                }
                 _ => Ok(bounds.low),
             };
             let next = match next {
@@ -270,6 +311,7 @@ impl Loop {
                     target: bounds.high,
                     end: bounds.high,
                     position: next,
+                    skip: Intent::skipped(committed.get(partition).and_then(Option::as_ref)),
                     stopped: false,
                     paused: false,
                 },
@@ -296,16 +338,48 @@ impl Loop {
         self.owned.keys().map(of).sum()
     }
 
+    /// Whether what waits may go now: the fence up to which, which only joins have.
+    fn gate(&mut self) -> Result<Option<Option<Passed>>, Error> {
+        if self.waiting() == 0 {
+            return Ok(Some(None));
+        }
+        if self.joins.as_ref().is_none_or(|joins| !joins.is_asked()) {
+            self.ends()?;
+        }
+        let Some(joins) = &mut self.joins else {
+            return Ok(Some(None));
+        };
+        let passed = joins.pass();
+        if let (Some(passed), Some(since)) = (&passed, &mut self.held_since) {
+            // Only the wait for older events is bounded.
+            *since += passed.waited;
+        }
+        Ok(passed.map(Some))
+    }
+
     /// Asks where the logs end, after whatever waits was read: what was acknowledged before it is below.
     fn ends(&mut self) -> Result<(), Error> {
-        if self.waiting() == 0 || self.owned.len() == 1 {
-            return Ok(());
-        }
-        let partitions: Vec<_> = self.owned.keys().cloned().collect();
+        let fence = self.intake.fence();
+        let roots = self.joins.as_ref().map_or(&[][..], Joins::asks);
+        // Of a single partition it does not matter what comes next.
+        let owned = if self.owned.len() > 1 {
+            self.owned.len()
+        } else {
+            0
+        };
+        let partitions: Vec<_> = self.owned.keys().take(owned).chain(roots).cloned().collect();
         let log = &self.context.services.log;
-        let ends = persist(&self.life, "ends", || log.ends(&partitions))?;
-        for (owned, end) in self.owned.values_mut().zip(ends) {
-            owned.end = end;
+        let ends = if partitions.is_empty() {
+            Vec::new()
+        } else {
+            persist(&self.life, "ends", || log.ends(&partitions))?
+        };
+        let (own, roots) = ends.split_at(owned);
+        for (owned, end) in self.owned.values_mut().zip(own) {
+            owned.end = *end;
+        }
+        if let Some(joins) = &mut self.joins {
+            joins.ask(fence, roots);
         }
         Ok(())
     }
@@ -351,16 +425,12 @@ impl Loop {
         if self.pending.is_some() && !self.send(group)? {
             return Ok(false);
         }
+        let Some(passed) = self.gate()? else {
+            return Ok(false);
+        };
         let overdue = self.held_since.is_some_and(|since| since.elapsed() >= HOLD);
-        let behind: BTreeSet<(&str, i32)> = self
-            .owned
-            .iter()
-            .filter(|(_, owned)| owned.behind() && !overdue)
-            .map(|(partition, _)| (&*partition.topic, partition.partition))
-            .collect();
-        let mut records = self
-            .intake
-            .drain(&|topic, partition| behind.contains(&(topic, partition)));
+        let drained = self.drain(passed, overdue);
+        let mut records = self.note(group, drained)?;
         if self.waiting() == 0 {
             self.held_since = None;
         } else if overdue || self.held_since.is_none() {
@@ -382,15 +452,60 @@ impl Loop {
         let offsets = next
             .into_iter()
             .map(|(partition, offset)| {
-                let committed = Committed {
-                    offset,
-                    metadata: String::new(),
-                };
-                (partition, committed)
+                let skip = self.owned.get(&partition).and_then(|owned| owned.skip);
+                (partition, position(offset, skip))
             })
             .collect();
         self.pending = Some(Batch { records, offsets });
         self.send(group)
+    }
+
+    fn drain(&mut self, passed: Option<Passed>, overdue: bool) -> Drained {
+        let behind: BTreeSet<(&str, i32)> = self
+            .owned
+            .iter()
+            .filter(|(_, owned)| owned.behind() && !overdue)
+            .map(|(partition, _)| (&*partition.topic, partition.partition))
+            .collect();
+        let behind = |topic: &str, partition: i32| behind.contains(&(topic, partition));
+        match (&self.joins, passed) {
+            (Some(joins), Some(passed)) => {
+                self.intake
+                    .drain_joined(&behind, &passed.fence, joins.views())
+            }
+            // Nothing waits, or nothing is joined.
+            _ => Drained {
+                records: self.intake.drain(&behind),
+                ..Drained::default()
+            },
+        }
+    }
+
+    /// Deals with what showed while it was drained, and gives what went.
+    fn note(
+        &mut self,
+        group: &mut dyn GroupReader,
+        drained: Drained,
+    ) -> Result<Vec<NewRecord>, Error> {
+        self.fenced = drained.fenced;
+        for (record, fault) in &drained.refused {
+            record.with(|record| self.refuse(record, fault));
+        }
+        let mut stopped = Vec::new();
+        for (record, fault) in &drained.stopped {
+            record.with(|record| {
+                let partition = TopicPartition::new(record.topic, record.partition);
+                if let Some(owned) = self.owned.get_mut(&partition) {
+                    owned.stopped = true;
+                }
+                self.stand_still(record, fault);
+                stopped.push(partition);
+            });
+        }
+        if !stopped.is_empty() {
+            group.pause(&stopped)?;
+        }
+        Ok(drained.records)
     }
 
     fn send(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
@@ -447,9 +562,13 @@ impl Loop {
         match (&self.pending, self.committer.retry_at()) {
             (Some(_), Some(at)) => at.saturating_duration_since(Instant::now()),
             (Some(_), None) => Duration::ZERO,
-            (None, _) => self.held_since.map_or(IDLE, |since| {
-                (since + HOLD).saturating_duration_since(Instant::now())
-            }),
+            (None, _) if self.fenced => Duration::ZERO,
+            (None, _) => match self.joins.as_ref().and_then(Joins::quiet) {
+                Some(quiet) => quiet,
+                None => self.held_since.map_or(IDLE, |since| {
+                    (since + HOLD).saturating_duration_since(Instant::now())
+                }),
+            },
         }
     }
 

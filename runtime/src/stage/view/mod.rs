@@ -5,43 +5,80 @@
 
 mod fold;
 mod intake;
+mod joins;
 
+use super::held::{Folder, Held};
 use super::life::Life;
+use super::look::{Desk, Mailbox};
 use super::reading::partitions;
 use super::{Context, Error, Parts};
 use fold::Fold;
 use headwater_engine::config::{Input, View};
 use headwater_engine::view::Definition;
 use headwater_engine::view::intake::Intake;
+use joins::Joins;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Compiles the view and says which loops its stage has.
-pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<Parts, Error> {
+pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Option<Desk>), Error> {
     let definition = Definition::compile(view, &context.config.sources)?;
     let mut parts: Parts = Vec::new();
     if let Input::Own { topic } = &view.input {
         let (context, view, topic) = (Arc::clone(context), view.clone(), topic.clone());
         let definition = Arc::clone(&definition);
+        let held = joined(&context, &definition)?.map(Arc::new);
+        if let Some(held) = held.clone() {
+            let context = Arc::clone(&context);
+            parts.push((
+                "views",
+                Box::new(move |life| Folder::new(context, life, held).run()),
+            ));
+        }
         parts.push((
             "intake",
             Box::new(move |life: Arc<Life>| {
                 let counts = partitions(&*context.services.log, &life, &[topic])?;
                 let count = counts.first().copied().unwrap_or(1);
                 match Intake::new(definition, count) {
-                    Some(intake) => intake::Loop::new(context, life, view, intake).run(),
+                    Some(intake) => {
+                        let joins = held
+                            .map(|held| Joins::new(Arc::clone(&context), Arc::clone(&life), held));
+                        intake::Loop::new(context, life, view, intake, joins).run()
+                    }
                     None => Ok(()),
                 }
             }),
         ));
     }
+    let (questions, mailbox) = Mailbox::new();
+    let desk = Desk {
+        view: view.clone(),
+        questions,
+    };
     let (context, view) = (Arc::clone(context), view.clone());
     parts.push((
         "fold",
         Box::new(move |life: Arc<Life>| {
             let topics = [view.input.topic().to_owned(), view.state_topic.clone()];
             partitions(&*context.services.log, &life, &topics)?;
-            Fold::new(context, life, view, definition).run()
+            Fold::new(context, life, view, definition, mailbox).run()
         }),
     ));
-    Ok(parts)
+    Ok((parts, Some(desk)))
+}
+
+/// The views that the view joins, to be held here; `None` where it joins none.
+fn joined(context: &Context, definition: &Definition) -> Result<Option<Held>, Error> {
+    let mut definitions = BTreeMap::new();
+    for name in definition.joined_views() {
+        let Some(view) = context.config.views.get(name) else {
+            return Err(Error::UnknownView {
+                view: name.to_owned(),
+            });
+        };
+        let definition = Definition::compile(view, &context.config.sources)?;
+        definitions.insert(name.to_owned(), (view.clone(), definition));
+    }
+    Ok((!definitions.is_empty()).then(|| Held::new(definitions)))
 }

@@ -20,6 +20,7 @@ impl Driver {
             let owned = Owned {
                 epoch: self.epoch,
                 next: 0,
+                skip: None,
                 state: State::Arriving,
             };
             self.owned.insert(partition.partition, owned);
@@ -46,7 +47,7 @@ impl Driver {
                 self.unplaced.clear();
                 for (partition, next) in offsets {
                     match next {
-                        Ok(next) => self.take_over(partition.partition, next)?,
+                        Ok(place) => self.take_over(partition.partition, &place)?,
                         Err(stall) => {
                             stall.tell(&self.life);
                             if let Some(owned) = self.owned.get_mut(&partition.partition) {
@@ -73,11 +74,12 @@ impl Driver {
         Ok(())
     }
 
-    pub(super) fn take_over(&mut self, number: i32, next: i64) -> Result<(), Error> {
+    fn take_over(&mut self, number: i32, place: &start::Place) -> Result<(), Error> {
         let Some(owned) = self.owned.get_mut(&number) else {
             return Ok(());
         };
-        owned.next = next;
+        owned.next = place.next;
+        owned.skip = place.skip;
         let epoch = owned.epoch;
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
         self.errands
@@ -122,6 +124,7 @@ impl Driver {
             owned.state = State::Active(Box::new(Active {
                 window: Window::new(owned.next),
                 store,
+                skip: owned.skip,
                 tasks: BTreeMap::new(),
                 paused: false,
             }));

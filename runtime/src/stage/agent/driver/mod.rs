@@ -79,6 +79,7 @@ struct Returned {
 struct Owned {
     epoch: u64,
     next: i64,
+    skip: Option<i64>,
     state: State,
 }
 
@@ -95,6 +96,8 @@ enum State {
 pub(super) struct Active {
     pub(super) window: Window<Taken, Finished>,
     pub(super) store: Option<Store>,
+    /// Of a trigger that is gone past, whatever it is.
+    pub(super) skip: Option<i64>,
     tasks: BTreeMap<i64, (AbortHandle, Taken)>,
     paused: bool,
 }
@@ -285,13 +288,19 @@ impl Driver {
             return false;
         }
         let (setup, life) = (&self.setup, &self.life);
-        let trigger = setup
-            .agent
-            .trigger(record)
-            .and_then(|trigger| match trigger {
-                Some(trigger) => in_order(record, trigger, count).map(Some),
-                None => Ok(None),
-            });
+        let passed = active.skip == Some(record.offset);
+        let trigger = if passed {
+            Err(Fault::new(
+                Reason::Passed,
+                "the partition stood still at this record, and somebody decided to go past it",
+            ))
+        } else {
+            setup.agent.trigger(record)
+        };
+        let trigger = trigger.and_then(|trigger| match trigger {
+            Some(trigger) => in_order(record, trigger, count).map(Some),
+            None => Ok(None),
+        });
         let arrived = Instant::now();
         match trigger {
             Ok(Some(trigger)) => {
@@ -303,9 +312,12 @@ impl Driver {
             Ok(None) => active.window.advance(record.offset + 1),
             Err(fault) => {
                 let policy = setup.agent.invalid_records();
-                if policy == InvalidRecords::Stop && fault.reason != Reason::TooManyHops {
+                if policy == InvalidRecords::Stop && fault.reason != Reason::TooManyHops && !passed
+                {
                     active.window.halt_at(record.offset);
-                    setup.context.stopped(life, record, &fault);
+                    setup
+                        .context
+                        .stopped(life, record, &fault, &setup.resource());
                     return true;
                 }
                 if policy == InvalidRecords::Skip {
@@ -321,7 +333,9 @@ impl Driver {
                     }
                     Err(fault) => {
                         active.window.halt_at(record.offset);
-                        setup.context.stopped(life, record, &fault);
+                        setup
+                            .context
+                            .stopped(life, record, &fault, &setup.resource());
                         return true;
                     }
                 }

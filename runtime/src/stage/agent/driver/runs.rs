@@ -57,7 +57,10 @@ impl Driver {
                     self.life.board.problem(
                         "Stopped",
                         &at,
-                        format!("the partition stands still at {at}, whose run failed: {fault}"),
+                        format!(
+                            "the partition stands still at {at}, whose run failed: {fault}. Start the agent again to have it tried again, or go past it: headwater resume agent/{} --skip",
+                            self.setup.config.name
+                        ),
                     );
                     halted.push(TopicPartition::new(
                         Arc::clone(&self.topic),

@@ -2,9 +2,10 @@
 
 use super::super::super::committer::Outcome;
 use super::super::super::rebalance::Rebalance;
+use super::super::super::resume::position;
 use super::super::super::{DRAIN, Error};
 use super::{Batch, Fold, Owned};
-use crate::log::{Committed, GroupReader};
+use crate::log::GroupReader;
 use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::record::{NewRecord, TopicPartition};
@@ -36,7 +37,8 @@ impl Fold {
             records.append(&mut folding.dead);
             folding.bytes = 0;
             folding.since = None;
-            parts.insert(*number, (records, folding.partition.next()));
+            let position = position(folding.partition.next(), folding.skip);
+            parts.insert(*number, (records, position));
         }
         if !parts.is_empty() {
             self.pending = Some(Batch {
@@ -63,12 +65,9 @@ impl Fold {
         let offsets: Vec<_> = batch
             .parts
             .iter()
-            .map(|(number, (_, next))| {
-                let committed = Committed {
-                    offset: *next,
-                    metadata: String::new(),
-                };
-                (TopicPartition::new(Arc::clone(&topic), *number), committed)
+            .map(|(number, (_, position))| {
+                let partition = TopicPartition::new(Arc::clone(&topic), *number);
+                (partition, position.clone())
             })
             .collect();
         match self.committer.commit(group, &records, &offsets)? {
@@ -82,10 +81,10 @@ impl Fold {
         let Some(batch) = self.pending.take() else {
             return Ok(true);
         };
-        for (number, (_, next)) in &batch.parts {
+        for (number, (_, position)) in &batch.parts {
             // What was folded while the batch was tried again is not in it: then all of it counts as changed still.
             if let Some(Owned::Folding(folding)) = self.owned.get_mut(number)
-                && folding.partition.next() == *next
+                && folding.partition.next() == position.offset
             {
                 folding.partition.checkpointed();
             }

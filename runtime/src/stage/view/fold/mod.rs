@@ -10,11 +10,13 @@ mod restore;
 
 use super::super::committer::Committer;
 use super::super::life::Life;
+use super::super::look::Mailbox;
 use super::super::reading::{Errands, persist};
 use super::super::rebalance::Rebalance;
-use super::super::status::{Part, Processed};
+use super::super::resume::Intent;
+use super::super::status::{Part, Processed, ViewFigures};
 use super::super::{Context, Error};
-use crate::log::{GroupEvent, GroupOptions, GroupReader, Start};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::config::{InvalidRecords, View};
@@ -25,12 +27,15 @@ use headwater_engine::view::{Definition, Partition};
 use restore::Take;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_secs(5);
 const KEYS: usize = 20_000;
 const BYTES: usize = 16 << 20;
 const IDLE: Duration = Duration::from_secs(10);
+/// While partitions are restored, so that the status shows how far they are.
+const RESTORING: Duration = Duration::from_millis(200);
 
 pub(super) struct Fold {
     context: Arc<Context>,
@@ -41,6 +46,7 @@ pub(super) struct Fold {
     invalid: InvalidRecords,
     committer: Committer,
     errands: Errands<(i32, Result<Taken, Error>)>,
+    mailbox: Mailbox,
     owned: BTreeMap<i32, Owned>,
     pending: Option<Batch>,
     joined: bool,
@@ -48,8 +54,10 @@ pub(super) struct Fold {
 }
 
 enum Owned {
-    /// Being read from the state topic, or stalled: nothing is folded.
-    Waiting,
+    /// Being read from the state topic, of which so many percent are read.
+    Waiting(Arc<AtomicU8>),
+    /// A problem in the status says why nothing is folded.
+    Stalled,
     Folding(Box<Folding>),
 }
 
@@ -58,6 +66,10 @@ struct Taken {
     start: Start,
     /// Caught up once it gets here.
     target: i64,
+    /// Of a record that the fold goes past though it is invalid.
+    skip: Option<i64>,
+    /// Somebody decided where the partition goes on.
+    decided: bool,
 }
 
 struct Folding {
@@ -68,6 +80,7 @@ struct Folding {
     /// When the first change that no checkpoint holds was made.
     since: Option<Instant>,
     target: i64,
+    skip: Option<i64>,
     stopped: bool,
 }
 
@@ -75,7 +88,7 @@ struct Folding {
 struct Batch {
     started: Instant,
     keys: usize,
-    parts: BTreeMap<i32, (Vec<NewRecord>, i64)>,
+    parts: BTreeMap<i32, (Vec<NewRecord>, Committed)>,
 }
 
 impl Fold {
@@ -84,6 +97,7 @@ impl Fold {
         life: Arc<Life>,
         view: View,
         definition: Arc<Definition>,
+        mailbox: Mailbox,
     ) -> Self {
         let invalid = context.invalid_records(&view);
         let group = fold_group(&context, &view);
@@ -109,6 +123,7 @@ impl Fold {
             invalid,
             committer,
             errands: Errands::new(),
+            mailbox,
             owned: BTreeMap::new(),
             pending: None,
             joined: false,
@@ -161,6 +176,11 @@ impl Fold {
         self.begin(group, &rebalance.assigned)?;
         self.taken(group)?;
         self.positions(group);
+        self.mailbox.answer(|| {
+            self.folding()
+                .map(|(number, folding)| (number, &folding.partition))
+                .collect()
+        });
         if !rebalance.revoked.is_empty() {
             let revoked: BTreeSet<i32> = rebalance.revoked.iter().map(|p| p.partition).collect();
             self.checkpoint(group, |partition| revoked.contains(&partition))?;
@@ -192,8 +212,17 @@ impl Fold {
         let Some(fault) = folded.fault else {
             return false;
         };
+        let passed = folding.skip == Some(record.offset);
         match self.invalid {
-            InvalidRecords::DeadLetter => {
+            // Kept, though somebody decided to go past it.
+            InvalidRecords::Stop if !passed => {
+                // Never checkpointed again, so that a restart comes back to this record.
+                folding.stopped = true;
+                let resource = format!("view/{}", self.view.name);
+                self.context.stopped(&self.life, record, &fault, &resource);
+                true
+            }
+            InvalidRecords::DeadLetter | InvalidRecords::Stop => {
                 folding
                     .dead
                     .push(dead_letter(record, &fault, &self.view.dead_topic));
@@ -203,12 +232,6 @@ impl Fold {
             InvalidRecords::Skip => {
                 self.context.skipped(&self.life, record, &fault);
                 false
-            }
-            InvalidRecords::Stop => {
-                // Never checkpointed again, so that a restart comes back to this record.
-                folding.stopped = true;
-                self.context.stopped(&self.life, record, &fault);
-                true
             }
         }
     }
@@ -222,12 +245,18 @@ impl Fold {
             return Ok(());
         }
         // Asked before the state is read: a predecessor's transaction is decided by then.
-        persist(&self.life, "committed offsets", || {
+        let committed = persist(&self.life, "committed offsets", || {
             group.committed(assigned)
         })?;
         for partition in assigned {
-            self.owned.insert(partition.partition, Owned::Waiting);
+            let progress = Arc::new(AtomicU8::new(0));
+            self.owned
+                .insert(partition.partition, Owned::Waiting(Arc::clone(&progress)));
+            let committed = committed.get(partition).and_then(Option::as_ref);
             let take = Take {
+                view: self.view.name.clone(),
+                intent: committed.and_then(Intent::of),
+                progress,
                 context: Arc::clone(&self.context),
                 life: Arc::clone(&self.life),
                 definition: Arc::clone(&self.definition),
@@ -245,13 +274,14 @@ impl Fold {
         let back: Vec<_> = self.errands.back().collect();
         for (number, taken) in back {
             // It may have left again while it was read.
-            if !matches!(self.owned.get(&number), Some(Owned::Waiting)) {
+            if !matches!(self.owned.get(&number), Some(Owned::Waiting(_))) {
                 continue;
             }
             let taken = match taken {
                 Ok(taken) => taken,
                 Err(Error::Stalled(stall)) => {
                     stall.tell(&self.life);
+                    self.owned.insert(number, Owned::Stalled);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -262,8 +292,9 @@ impl Fold {
                 partition: taken.partition,
                 dead: Vec::new(),
                 bytes: 0,
-                since: None,
+                since: taken.decided.then(Instant::now),
                 target: taken.target,
+                skip: taken.skip,
                 stopped: false,
             };
             self.owned.insert(number, Owned::Folding(Box::new(folding)));
@@ -293,7 +324,7 @@ impl Fold {
     fn folding(&self) -> impl Iterator<Item = (i32, &Folding)> {
         self.owned.iter().filter_map(|(number, owned)| match owned {
             Owned::Folding(folding) => Some((*number, &**folding)),
-            Owned::Waiting => None,
+            Owned::Waiting(_) | Owned::Stalled => None,
         })
     }
 
@@ -309,8 +340,14 @@ impl Fold {
     }
 
     fn wait(&self) -> Duration {
-        self.due_at().map_or(IDLE, |at| {
-            at.saturating_duration_since(Instant::now()).min(IDLE)
+        let restoring = |owned: &Owned| matches!(owned, Owned::Waiting(_));
+        let most = if self.owned.values().any(restoring) {
+            RESTORING
+        } else {
+            IDLE
+        };
+        self.due_at().map_or(most, |at| {
+            at.saturating_duration_since(Instant::now()).min(most)
         })
     }
 
@@ -348,6 +385,7 @@ impl Fold {
             .records_folded
             .get_or_create(&self.label)
             .inc_by(counts.records as u64);
+        self.life.board.folded(counts.records as u64);
         self.context.services.observer.tell(|| Happening::Folded {
             stage: self.view.name.clone(),
             view: self.view.name.clone(),
@@ -356,12 +394,26 @@ impl Fold {
         });
     }
 
+    /// 100 only where every partition is restored.
+    fn restored_percent(&self) -> u8 {
+        let of = |owned: &Owned| match owned {
+            Owned::Folding(_) => 100,
+            Owned::Stalled => 0,
+            Owned::Waiting(progress) => usize::from(progress.load(Ordering::Relaxed).min(99)),
+        };
+        let percent = match self.owned.len() {
+            0 => 100,
+            all => self.owned.values().map(of).sum::<usize>() / all,
+        };
+        u8::try_from(percent).unwrap_or(100)
+    }
+
     fn publish(&self) {
         let topic = self.view.input.topic();
         let waiting = self
             .owned
             .values()
-            .filter(|owned| matches!(owned, Owned::Waiting))
+            .filter(|owned| !matches!(owned, Owned::Folding(_)))
             .count();
         let positions: Vec<_> = self
             .folding()
@@ -390,15 +442,19 @@ impl Fold {
             .view_bytes
             .get_or_create(&self.label)
             .set(gauge(bytes));
-        let restored = match self.owned.len() {
-            0 => 100,
-            all => (all - waiting) * 100 / all,
-        };
+        let restored_percent = self.restored_percent();
+        self.life.board.figures(ViewFigures {
+            generation: self.view.generation.clone(),
+            keys: keys as u64,
+            bytes: bytes as u64,
+            restored_percent,
+            ..ViewFigures::default()
+        });
         self.life.board.part(
             "fold",
             Part {
                 joined: self.joined,
-                restored_percent: u8::try_from(restored).unwrap_or(100),
+                restored_percent,
                 caught_up: waiting == 0
                     && self.folding().all(|(_, folding)| {
                         folding.stopped || folding.partition.next() >= folding.target
