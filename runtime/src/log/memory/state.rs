@@ -6,7 +6,7 @@
 use super::group::Group;
 use super::partition::Partition;
 use super::topic::{Meta, Topic};
-use super::transaction::Producer;
+use super::transaction::{Marker, Producer};
 use crate::log::{Error, Result, TopicSpec};
 use headwater_engine::record::TopicPartition;
 use std::collections::{BTreeMap, HashMap};
@@ -17,8 +17,30 @@ pub(super) struct State {
     pub(super) topics: BTreeMap<Arc<str>, Topic>,
     pub(super) producers: HashMap<String, Producer>,
     pub(super) groups: BTreeMap<String, Group>,
+    /// Of transactions that are decided.
+    pub(super) markers: Vec<Marker>,
+    pub(super) delay: Option<Delay>,
     /// Ids of topics, incarnations of producers and members: never given twice.
     last_id: u64,
+}
+
+/// How many milliseconds the next marker is late.
+pub(super) struct Delay(Box<dyn Fn() -> i64 + Send>);
+
+impl Delay {
+    pub(super) fn new(delay: impl Fn() -> i64 + Send + 'static) -> Self {
+        Self(Box::new(delay))
+    }
+
+    pub(super) fn next(&self) -> i64 {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Delay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Delay")
+    }
 }
 
 impl State {
@@ -72,9 +94,10 @@ impl State {
             .ok_or_else(|| Error::UnknownTopic(at.topic.to_string()))
     }
 
-    /// What time brings by itself: transactions that nobody ends, members that died.
+    /// What time brings by itself: transactions that nobody ends, markers on their way, members that died.
     pub(super) fn tick(&mut self, now: i64) {
         self.end_expired(now);
+        self.land_due(now);
         for group in self.groups.values_mut() {
             group.remove_expired(now);
             group.complete(&self.topics);

@@ -1,7 +1,9 @@
 //! Transactions: fencing by id and epoch, markers, offsets that wait for the decision.
 //!
 //! A transactional id has one current epoch; whoever opens the id takes the next and ends what the
-//! one before left open. Markers are written as the decision falls; each takes an offset.
+//! one before left open. Markers are written as the decision falls, or so much later as
+//! [`super::Memory::delay_markers`] says; each takes an offset. The next transaction of an id waits for those
+//! of its last one, as Kafka's coordinator lets it (`CONCURRENT_TRANSACTIONS`): here they land at once then.
 
 use super::Membership;
 use super::batch::{Builder, Outcome};
@@ -33,11 +35,29 @@ struct Transaction {
     deadline: i64,
 }
 
+/// A decision that has not reached its place yet.
+#[derive(Debug)]
+pub(super) struct Marker {
+    /// The transactional id.
+    id: String,
+    due: i64,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A partition, with the offset at which the transaction began in it.
+    Partition(TopicPartition, i64),
+    /// The offsets of a group.
+    Offsets { group: String, commit: bool },
+}
+
 impl State {
     /// The new epoch of the id; older ones are fenced from here on, and their transaction is aborted.
-    pub(super) fn open_producer(&mut self, id: &str) -> u64 {
+    pub(super) fn open_producer(&mut self, id: &str, now: i64) -> u64 {
         let epoch = self.next_id();
-        self.end(id, false);
+        self.end(id, false, now);
+        self.land(|marker| marker.id == id);
         self.producers.entry(id.to_owned()).or_default().epoch = epoch;
         epoch
     }
@@ -45,8 +65,9 @@ impl State {
     /// # Errors
     /// [`Error::Fenced`] where the id has another epoch by now.
     pub(super) fn begin(&mut self, id: &str, epoch: u64, now: i64) -> Result<()> {
-        let producer = self.producer(id, epoch)?;
-        producer.open = Some(Transaction {
+        self.producer(id, epoch)?;
+        self.land(|marker| marker.id == id);
+        self.producer(id, epoch)?.open = Some(Transaction {
             outcome: Arc::default(),
             first: BTreeMap::new(),
             groups: Vec::new(),
@@ -116,16 +137,16 @@ impl State {
 
     /// # Errors
     /// As [`State::append_open`].
-    pub(super) fn commit(&mut self, id: &str, epoch: u64) -> Result<()> {
+    pub(super) fn commit(&mut self, id: &str, epoch: u64, now: i64) -> Result<()> {
         self.transaction(id, epoch)?;
-        self.end(id, true);
+        self.end(id, true, now);
         Ok(())
     }
 
     /// Without effect where another epoch took over: it aborted already.
-    pub(super) fn abort(&mut self, id: &str, epoch: u64) {
+    pub(super) fn abort(&mut self, id: &str, epoch: u64, now: i64) {
         if self.producer(id, epoch).is_ok() {
-            self.end(id, false);
+            self.end(id, false, now);
         }
     }
 
@@ -137,11 +158,50 @@ impl State {
             .map(|(id, _)| id.clone())
             .collect();
         for id in expired {
-            self.end(&id, false);
+            self.end(&id, false, now);
         }
     }
 
-    fn end(&mut self, id: &str, commit: bool) {
+    /// Markers whose time has come.
+    pub(super) fn land_due(&mut self, now: i64) {
+        self.land(|marker| marker.due <= now);
+    }
+
+    /// When the next marker lands.
+    pub(super) fn next_marker(&self) -> Option<i64> {
+        self.markers.iter().map(|marker| marker.due).min()
+    }
+
+    fn land(&mut self, which: impl Fn(&Marker) -> bool) {
+        if self.markers.is_empty() {
+            return;
+        }
+        let landing: Vec<Marker> = self
+            .markers
+            .extract_if(.., |marker| which(marker))
+            .collect();
+        for marker in landing {
+            self.mark(&marker.id, &marker.place);
+        }
+    }
+
+    fn mark(&mut self, id: &str, place: &Place) {
+        match place {
+            Place::Partition(at, first) => {
+                // A topic deleted meanwhile needs no marker.
+                if let Ok(partition) = self.partition_mut(at) {
+                    partition.close(*first);
+                }
+            }
+            Place::Offsets { group, commit } => {
+                if let Some(group) = self.groups.get_mut(group) {
+                    group.decide_pending(id, *commit);
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, id: &str, commit: bool, now: i64) {
         let Some(transaction) = self
             .producers
             .get_mut(id)
@@ -150,15 +210,24 @@ impl State {
             return;
         };
         transaction.outcome.decide(commit);
-        for (at, first) in &transaction.first {
-            // A topic deleted meanwhile needs no marker.
-            if let Ok(partition) = self.partition_mut(at) {
-                partition.close(*first);
-            }
-        }
-        for name in &transaction.groups {
-            if let Some(group) = self.groups.get_mut(name) {
-                group.decide_pending(id, commit);
+        let partitions = transaction
+            .first
+            .into_iter()
+            .map(|(at, first)| Place::Partition(at, first));
+        let offsets = transaction
+            .groups
+            .into_iter()
+            .map(|group| Place::Offsets { group, commit });
+        for place in partitions.chain(offsets) {
+            let delay = self.delay.as_ref().map_or(0, |delay| delay.next());
+            if delay == 0 {
+                self.mark(id, &place);
+            } else {
+                self.markers.push(Marker {
+                    id: id.to_owned(),
+                    due: now.saturating_add(delay),
+                    place,
+                });
             }
         }
     }

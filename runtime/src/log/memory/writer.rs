@@ -144,7 +144,8 @@ pub struct Producer {
 
 impl Producer {
     pub(super) fn open(shared: Arc<Shared>, id: &str) -> Self {
-        let epoch = shared.lock().open_producer(id);
+        let now = shared.now();
+        let epoch = shared.lock().open_producer(id, now);
         Self {
             packer: Packer { shared, turn: 0 },
             id: id.to_owned(),
@@ -210,12 +211,14 @@ impl Open<'_> {
     /// [`Error::Fenced`]; [`Error::Abort`] after the timeout.
     pub fn commit(self) -> Result<()> {
         let Producer { packer, id, epoch } = &*self.producer;
-        packer.shared.lock_ticked().commit(id, *epoch)
+        let now = packer.shared.now();
+        packer.shared.lock_ticked().commit(id, *epoch, now)
     }
 
     pub fn abort(self) {
         let Producer { packer, id, epoch } = &*self.producer;
-        packer.shared.lock_ticked().abort(id, *epoch);
+        let now = packer.shared.now();
+        packer.shared.lock_ticked().abort(id, *epoch, now);
     }
 }
 
