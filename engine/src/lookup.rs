@@ -115,15 +115,22 @@ impl Lookup {
 
     /// Fields of the variable `root` that the expressions read: with `context`, the slots that this one needs.
     pub fn fields_of(&self, root: &str) -> BTreeSet<String> {
+        self.expressions()
+            .flat_map(|expression| expression.fields_of(root))
+            .collect()
+    }
+
+    /// Whether an expression reads the variable `root`.
+    pub fn reads(&self, root: &str) -> bool {
+        self.expressions().any(|expression| expression.reads(root))
+    }
+
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
         let by = match &self.by {
             CompiledBy::Key(expression) | CompiledBy::Keys(expression) => Some(expression),
             CompiledBy::All => None,
         };
-        by.into_iter()
-            .chain(&self.filter)
-            .chain(&self.order_by)
-            .flat_map(|expression| expression.fields_of(root))
-            .collect()
+        by.into_iter().chain(&self.filter).chain(&self.order_by)
     }
 
     /// Reads at the time `at`, milliseconds: histories hold what is younger than it less their window.

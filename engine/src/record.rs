@@ -110,6 +110,54 @@ impl Record<'_> {
     }
 }
 
+/// A record that is kept: a copy of what the client's buffer held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnedRecord {
+    topic: Arc<str>,
+    partition: i32,
+    offset: i64,
+    timestamp: i64,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl OwnedRecord {
+    pub fn new(record: &Record<'_>) -> Self {
+        Self {
+            topic: record.topic.into(),
+            partition: record.partition,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+            headers: record
+                .headers
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
+                .collect(),
+        }
+    }
+
+    /// Hands it over as the log did.
+    pub fn with<T>(&self, f: impl FnOnce(&Record<'_>) -> T) -> T {
+        let headers: Vec<Header<'_>> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_deref()))
+            .collect();
+        f(&Record {
+            topic: &self.topic,
+            partition: self.partition,
+            offset: self.offset,
+            timestamp: self.timestamp,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &headers,
+        })
+    }
+}
+
 /// A record to be written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NewRecord {

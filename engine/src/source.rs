@@ -4,6 +4,11 @@
 //! A record that does not decode is a [`Fault`]; what happens to it is the reader's, by the source's
 //! `invalidRecords`.
 
+mod debezium;
+mod lent;
+
+pub use lent::Lent;
+
 use crate::config;
 use crate::expr::{Expression, Names, Shape, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
@@ -33,6 +38,8 @@ pub struct Event {
     pub value: Value,
     /// Whether the record is a delete: a value that is JSON's null is none.
     pub null: bool,
+    /// The row that a delete took away, where its envelope says it; else null.
+    pub before: Value,
     pub key: Option<Key>,
     /// An object of texts.
     pub headers: Value,
@@ -87,6 +94,7 @@ pub struct Source {
     topic: Arc<str>,
     format: config::Format,
     key_format: config::Format,
+    envelope: config::Envelope,
     validator: Option<Validator>,
     shape: Shape,
     /// Whether the schema says `number` anywhere.
@@ -103,6 +111,13 @@ impl Source {
     /// All that is wrong.
     pub fn compile(config: &config::Source) -> Result<Self, CompileError> {
         let mut problems = CompileError::default();
+        if config.envelope == config::Envelope::Debezium && config.format == config::Format::Text {
+            problems.add(
+                "spec.envelope",
+                reason::INVALID_SPEC,
+                "a Debezium envelope is an object: set format to Json",
+            );
+        }
         let shape = shape_of(config);
         let validator = config.schema.as_ref().and_then(|schema| {
             problems.take(
@@ -134,6 +149,7 @@ impl Source {
             topic: config.topic.as_str().into(),
             format: config.format,
             key_format: config.key_format,
+            envelope: config.envelope,
             validator,
             has_doubles: has_doubles(&shape),
             shape,
@@ -176,14 +192,26 @@ impl Source {
     /// # Errors
     /// A fault for a record that is not valid: see [`Reason`].
     pub fn decode(&self, record: &Record<'_>) -> Result<Event, Fault> {
-        let (value, null) = match record.value {
-            None => (Value::Null, true),
-            Some(bytes) => (self.decode_value(bytes)?, false),
-        };
-        let headers = headers_of(record);
+        let Opened {
+            value,
+            null,
+            before,
+            op,
+            time: default_time,
+        } = self.open(record)?;
+        let mut headers = headers_of(record);
+        if let Some(op) = op
+            && let Value::Object(headers) = &mut headers
+        {
+            headers.insert("op".to_owned(), op);
+        }
+        // A delete has no fields; its key can be that of the row that it took away.
+        let row = if null { &before } else { &value };
+        let unknown = null && row.is_null();
+        let reads_row = |expression: &Expression| !(unknown && expression.reads("event"));
         let needs_record_key = match &self.key {
             None => true,
-            Some(key) => key.reads("key") || (null && key.reads("event")),
+            Some(key) => key.reads("key") || !reads_row(key),
         } || self
             .event_time
             .as_ref()
@@ -194,27 +222,32 @@ impl Source {
             Value::Null
         };
         let decoded = Decoded {
-            event: &value,
+            event: row,
             key: &record_key,
             headers: &headers,
-            time: record.timestamp,
+            time: default_time,
         };
         let time = match &self.event_time {
-            // A delete has no fields to take a time from.
+            // The time of a delete is not a field of the row that it took away.
             Some(expression) if !(null && expression.reads("event")) => {
-                let time = expression.timestamp_ms(&decoded)?;
-                check_time(time, record.timestamp)?;
-                time
+                expression.timestamp_ms(&decoded)?
             }
-            _ => record.timestamp,
+            _ => default_time,
         };
+        if self.event_time.is_some() || time != record.timestamp {
+            check_time(time, record.timestamp)?;
+        }
         let key = match &self.key {
-            Some(expression) if !(null && expression.reads("event")) => expression.key(&decoded)?,
+            Some(expression) if reads_row(expression) => expression.key(&decoded)?,
+            _ if self.envelope == config::Envelope::Debezium => {
+                Key::from_json(&debezium::default_key(&record_key))?
+            }
             _ => Key::from_json(&record_key)?,
         };
         let position = self.position(record);
         Ok(Event {
             null,
+            before,
             key,
             time,
             root: header_text(record, header::ROOT)
@@ -243,11 +276,51 @@ impl Source {
         }
     }
 
-    fn decode_value(&self, bytes: &[u8]) -> Result<Value, Fault> {
-        let mut value = match self.format {
-            config::Format::Text => Value::String(json::decode_text(bytes)?.to_owned()),
-            config::Format::Json => json::decode(bytes)?,
+    /// The record's value without its envelope.
+    fn open(&self, record: &Record<'_>) -> Result<Opened, Fault> {
+        let debezium = self.envelope == config::Envelope::Debezium;
+        let mut opened = Opened {
+            value: Value::Null,
+            null: true,
+            before: Value::Null,
+            // A tombstone has no operation, but whoever asks for it need not fail.
+            op: debezium.then_some(Value::Null),
+            time: record.timestamp,
         };
+        let Some(bytes) = record.value else {
+            return Ok(opened);
+        };
+        let value = self.parse(bytes)?;
+        if !debezium {
+            opened.value = self.conform(value)?;
+            opened.null = false;
+            return Ok(opened);
+        }
+        let change = debezium::open(value)?;
+        opened.null = change.deleted();
+        opened.op = Some(Value::from(change.op));
+        opened.time = change.time.unwrap_or(record.timestamp);
+        if opened.null {
+            // As much of the row as the database logged: its schema is not asked of it.
+            opened.before = change.before;
+            if self.has_doubles {
+                make_doubles(&mut opened.before, &self.shape);
+            }
+        } else {
+            opened.value = self.conform(change.row)?;
+        }
+        Ok(opened)
+    }
+
+    fn parse(&self, bytes: &[u8]) -> Result<Value, Fault> {
+        match self.format {
+            config::Format::Text => Ok(Value::String(json::decode_text(bytes)?.to_owned())),
+            config::Format::Json => json::decode(bytes),
+        }
+    }
+
+    /// The event as its schema has it.
+    fn conform(&self, mut value: Value) -> Result<Value, Fault> {
         if let Some(validator) = &self.validator
             && let Err(error) = validator.validate(&value)
         {
@@ -268,9 +341,26 @@ impl Source {
                 Some(key) => Value::String(key.as_str().to_owned()),
                 None => Value::Null,
             }),
-            config::Format::Json => json::decode(bytes).map_err(|fault| fault.at("key")),
+            config::Format::Json => {
+                let key = json::decode(bytes).map_err(|fault| fault.at("key"))?;
+                Ok(match self.envelope {
+                    config::Envelope::None => key,
+                    config::Envelope::Debezium => debezium::open_key(key),
+                })
+            }
         }
     }
+}
+
+/// A record's value without its envelope, and what the envelope said.
+struct Opened {
+    value: Value,
+    null: bool,
+    before: Value,
+    /// What `headers.op` is; `None` where there is no envelope.
+    op: Option<Value>,
+    /// The event time of a source that does not say another.
+    time: i64,
 }
 
 fn shape_of(config: &config::Source) -> Shape {

@@ -1,13 +1,14 @@
 //! A view as it was declared, compiled: how a record of each source becomes a change of one key.
 
+use super::from::{self, From, NoViews};
 use super::origin::{self, Origin};
 use crate::config::{self, Fold, IndexKey, Input};
 use crate::expr::{Expression, Names, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
-use crate::key::{Key, type_of};
+use crate::key::Key;
+use crate::lookup::Views;
 use crate::problem::{CompileError, reason};
 use crate::record::Record;
-use crate::source::Source;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,18 +27,6 @@ pub struct Definition {
     indexes: Vec<Index>,
     /// Bits of the `from` entries that a merged row needs to be seen.
     required: u64,
-}
-
-#[derive(Debug)]
-struct From {
-    name: String,
-    topic: Arc<str>,
-    source: Source,
-    filter: Option<Expression>,
-    key: Option<Expression>,
-    key_reads_event: bool,
-    value: Option<Expression>,
-    delete: Option<Expression>,
 }
 
 #[derive(Debug)]
@@ -94,7 +83,7 @@ impl Definition {
             if entry.required {
                 required |= 1u64.checked_shl(place as u32).unwrap_or(0);
             }
-            from.extend(compile_from(entry, sources, &path, &mut problems));
+            from.extend(From::compile(entry, sources, &path, &mut problems));
         }
         let indexes = compile_indexes(view, sources, &mut problems);
         problems.finish()?;
@@ -150,81 +139,57 @@ impl Definition {
         self.indexes.len()
     }
 
-    /// What a record of the `from` entry at `place` does; `None` where it does nothing.
+    /// Views whose rows are joined to events, each once.
+    pub fn joined_views(&self) -> BTreeSet<&str> {
+        from::joined_views(&self.from)
+    }
+
+    /// Whether the entry at `place` reads other views.
+    pub(super) fn has_joins(&self, place: u32) -> bool {
+        self.entry(place).is_ok_and(From::has_joins)
+    }
+
+    /// What can be told of a record before its joins are read: the event's time; `None` where the entry leaves it out.
+    ///
+    /// # Errors
+    /// The record's fault, as far as it shows without the joins.
+    pub(super) fn admit(&self, place: u32, record: &Record<'_>) -> Result<Option<i64>, Fault> {
+        let from = self.entry(place)?;
+        from.admit(&self.fold, record)
+            .map_err(|fault| self.at(from, fault))
+    }
+
+    /// What a record of the `from` entry at `place` does; `None` where it does nothing. Joins find nothing.
     ///
     /// # Errors
     /// The record's fault: it does not decode, an expression fails on it, it has no key.
     pub fn project(&self, place: u32, record: &Record<'_>) -> Result<Option<Projected>, Fault> {
-        let from = self
-            .from
-            .get(place as usize)
-            .ok_or_else(|| origin::invalid("from"))?;
-        self.project_from(from, place, record)
-            .map_err(|fault| fault.at(format_args!("view '{}', from '{}'", self.name, from.name)))
+        self.project_joined(place, record, &NoViews)
     }
 
-    fn project_from(
+    /// The same with joins, which read `views` now.
+    ///
+    /// # Errors
+    /// As [`Definition::project`].
+    pub fn project_joined(
         &self,
-        from: &From,
         place: u32,
         record: &Record<'_>,
+        views: &dyn Views,
     ) -> Result<Option<Projected>, Fault> {
-        let event = from.source.decode(record)?;
-        // Semantics 4: a null event deletes, where its key can be told and there is something to delete.
-        if event.null {
-            if self.is_history() || from.key_reads_event {
-                return Ok(None);
-            }
-        } else if let Some(filter) = &from.filter
-            && !filter.truth(&event)?
-        {
-            return Ok(None);
-        }
-        let key = match &from.key {
-            Some(expression) => expression.key(&event)?,
-            None => event.key.clone(),
-        }
-        .ok_or_else(|| Fault::new(Reason::NullKey, "the key is null or empty"))?;
-        let dropped = event.null
-            || match &from.delete {
-                Some(delete) => delete.truth(&event)?,
-                None => false,
-            };
-        let time = event.time;
-        let change = if dropped {
-            Change::Drop
-        } else {
-            let value = match &from.value {
-                Some(expression) => expression.evaluate(&event)?,
-                None => event.value,
-            };
-            if matches!(
-                self.fold,
-                Fold::Latest {
-                    merge: config::Merge::Fields
-                }
-            ) && !value.is_object()
-            {
-                return Err(Fault::new(
-                    Reason::SchemaMismatch,
-                    format!(
-                        "merge: Fields needs objects, the value is {}",
-                        type_of(&value)
-                    ),
-                ));
-            }
-            Change::Put(value)
-        };
-        Ok(Some(Projected {
-            key,
-            change,
-            time,
-            origin: Origin {
-                from: place,
-                partition: record.partition,
-                offset: record.offset,
-            },
-        }))
+        let from = self.entry(place)?;
+        from.project(&self.fold, place, record, views)
+            .map_err(|fault| self.at(from, fault))
+    }
+
+    fn entry(&self, place: u32) -> Result<&From, Fault> {
+        self.from
+            .get(place as usize)
+            .ok_or_else(|| origin::invalid("from"))
+    }
+
+    fn at(&self, from: &From, fault: Fault) -> Fault {
+        fault.at(format_args!("view '{}', from '{}'", self.name, from.name))
     }
 
     /// Under which index keys a row stands: places of the indexes with keys, each once.
@@ -267,51 +232,6 @@ impl Variables for RowVariables<'_> {
             _ => None,
         }
     }
-}
-
-fn compile_from(
-    entry: &config::From,
-    sources: &BTreeMap<String, config::Source>,
-    path: &str,
-    problems: &mut CompileError,
-) -> Option<From> {
-    let Some(source) = sources.get(&entry.source) else {
-        problems.add(
-            format!("{path}.sourceRef"),
-            reason::REFERENCE_NOT_FOUND,
-            format!("EventSource '{}' does not exist", entry.source),
-        );
-        return None;
-    };
-    let mut names = Names::new(&["event", "key", "headers", "time"]);
-    if let Some(schema) = &source.schema {
-        names = names.schema("event", schema);
-    }
-    let mut expression = |field: &str, text: &Option<String>, wanted| {
-        let text = text.as_ref()?;
-        problems.take(
-            format!("{path}.{field}"),
-            reason::INVALID_EXPRESSION,
-            Expression::compile_for(text, &names, wanted),
-        )
-    };
-    let filter = expression("filter", &entry.filter, Wanted::Bool);
-    let key = expression("key", &entry.key, Wanted::Key);
-    let value = expression("value", &entry.value, Wanted::Anything);
-    let delete = expression("delete", &entry.delete, Wanted::Bool);
-    // Problems of the source itself are the source's to report; a view only needs it to work.
-    let topic = source.topic.as_str().into();
-    let source = problems.merge(Source::compile(source))?;
-    Some(From {
-        name: entry.name.clone(),
-        topic,
-        source,
-        filter,
-        key_reads_event: key.as_ref().is_some_and(|key| key.reads("event")),
-        key,
-        value,
-        delete,
-    })
 }
 
 fn compile_indexes(

@@ -6,15 +6,20 @@
 //!
 //! What waits is what is in the sources' logs, not what happened to be read first: an event goes only while every partition that has
 //! more to come shows its next one.
+//!
+//! Events of entries with joins wait as records, and are projected as they go: then, and in that order, their joins are read. Whoever
+//! calls says with a [`Fence`] what was read before it asked where the joined views' sources end; what was read later waits for the next.
 
 use super::definition::{Change, Definition};
+use super::from::NoViews;
 use super::latest;
 use super::origin::{Covered, Mark, Origin, provenance_headers};
 use crate::config::Input;
 use crate::fault::Fault;
 use crate::key::{Key, partition_of};
+use crate::lookup::Views;
 use crate::names;
-use crate::record::{NewRecord, Record};
+use crate::record::{NewRecord, OwnedRecord, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -53,11 +58,53 @@ impl Lane {
 /// An event on its way to the input log.
 #[derive(Debug)]
 struct Waiting {
-    key: Key,
-    /// `None`: the key goes.
-    value: Option<Vec<u8>>,
     time: i64,
     origin: Origin,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Projected(Put),
+    /// Its joins are to be read as it goes.
+    Record(OwnedRecord),
+}
+
+/// A key and its value; `None`: the key goes.
+#[derive(Debug)]
+struct Put {
+    key: Key,
+    value: Option<Vec<u8>>,
+}
+
+/// What had been read of every source partition at one moment: nothing later goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence(BTreeMap<Place, i64>);
+
+/// Under which terms events of a view with joins go.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    /// Says of a source's topic and partition whether its log holds more than was read: while it does, and nothing of it waits here, no
+    /// event goes, as that partition's next one may be older.
+    pub behind: &'a dyn Fn(&str, i32) -> bool,
+    pub fence: &'a Fence,
+    /// The views that are joined, holding all that was in their sources' logs after the fence was drawn.
+    pub views: &'a dyn Views,
+    /// Says of a topic, partition and offset whether the partition stands still there if the record is refused.
+    pub stops: &'a dyn Fn(&str, i32, i64) -> bool,
+}
+
+/// What went, and what showed while it did.
+#[derive(Debug, Default)]
+pub struct Drained {
+    /// Of the input log, marks included.
+    pub records: Vec<NewRecord>,
+    /// Refused as their joins were read, in the order of their turns; a record once.
+    pub refused: Vec<(OwnedRecord, Fault)>,
+    /// Refused in the same way, where the partition stands still: nothing of it goes from here on, and what was read of it is forgotten.
+    pub stopped: Vec<(OwnedRecord, Fault)>,
+    /// The fence kept something back: it has to be drawn anew.
+    pub fenced: bool,
 }
 
 impl Intake {
@@ -104,7 +151,7 @@ impl Intake {
     pub fn check(&self, record: &Record<'_>) -> Option<Fault> {
         self.places(record.topic)
             .into_iter()
-            .find_map(|from| self.project(from, record).err())
+            .find_map(|from| self.admit(from, record).err())
     }
 
     /// Takes a record of a source, in offset order. Gives the faults of the `from` entries that refuse it.
@@ -122,7 +169,7 @@ impl Intake {
             if known {
                 continue;
             }
-            let projected = self.project(from, record);
+            let projected = self.admit(from, record);
             let Some(lane) = self.lanes.get_mut(&place) else {
                 continue;
             };
@@ -136,20 +183,46 @@ impl Intake {
         faults
     }
 
-    fn project(&self, from: u32, record: &Record<'_>) -> Result<Option<Waiting>, Fault> {
-        let Some(event) = self.definition.project(from, record)? else {
+    fn admit(&self, from: u32, record: &Record<'_>) -> Result<Option<Waiting>, Fault> {
+        let origin = Origin {
+            from,
+            partition: record.partition,
+            offset: record.offset,
+        };
+        if self.definition.has_joins(from) {
+            let time = self.definition.admit(from, record)?;
+            return Ok(time.map(|time| Waiting {
+                time,
+                origin,
+                content: Content::Record(OwnedRecord::new(record)),
+            }));
+        }
+        let projected = self.project(from, record, &NoViews)?;
+        Ok(projected.map(|(time, put)| Waiting {
+            time,
+            origin,
+            content: Content::Projected(put),
+        }))
+    }
+
+    fn project(
+        &self,
+        from: u32,
+        record: &Record<'_>,
+        views: &dyn Views,
+    ) -> Result<Option<(i64, Put)>, Fault> {
+        let Some(event) = self.definition.project_joined(from, record, views)? else {
             return Ok(None);
         };
         let value = match &event.change {
             Change::Drop => None,
             Change::Put(value) => Some(latest::encode(value)?.into_vec()),
         };
-        Ok(Some(Waiting {
+        let put = Put {
             key: event.key,
             value,
-            time: event.time,
-            origin: event.origin,
-        }))
+        };
+        Ok(Some((event.time, put)))
     }
 
     /// Takes note that a source partition was read up to `next`, past records that are no data.
@@ -185,32 +258,48 @@ impl Intake {
             .sum()
     }
 
-    /// What may go now, as records of the input log: events in the order that counts from now on, then a mark for each partition.
-    /// `behind` says of a source's topic and partition whether its log holds more than was read: while it does, and nothing of it
-    /// waits here, no event goes, as that partition's next one may be older.
+    /// What has been read until now. Draw it before asking where the sources of joined views end.
+    pub fn fence(&self) -> Fence {
+        let read = |(place, lane): (&Place, &Lane)| (*place, lane.next);
+        Fence(self.lanes.iter().map(read).collect())
+    }
+
+    /// [`Intake::drain_joined`] of a view without joins: what it refuses, [`Intake::take`] refused.
     pub fn drain(&mut self, behind: &dyn Fn(&str, i32) -> bool) -> Vec<NewRecord> {
+        let all = Fence(self.lanes.keys().map(|place| (*place, i64::MAX)).collect());
+        let terms = Terms {
+            behind,
+            fence: &all,
+            views: &NoViews,
+            stops: &|_, _, _| false,
+        };
+        self.drain_joined(&terms).records
+    }
+
+    /// What may go now, as records of the input log: events in the order that counts from now on, then a mark for each partition.
+    pub fn drain_joined(&mut self, terms: &Terms<'_>) -> Drained {
         let behind: BTreeSet<Place> = self
             .lanes
             .keys()
             .filter(|(from, partition)| {
                 let topic = self.definition.source_topic(*from);
-                topic.is_some_and(|topic| behind(topic, *partition))
+                topic.is_some_and(|topic| (terms.behind)(topic, *partition))
             })
             .copied()
             .collect();
-        let mut records = Vec::new();
-        while let Some(first) = self.oldest(&behind) {
-            for event in self.pop(first) {
-                records.push(NewRecord {
-                    topic: self.topic.clone(),
-                    partition: Some(partition_of(event.key.as_bytes(), self.partitions)),
-                    key: Some(event.key.as_bytes().to_vec()),
-                    value: event.value,
-                    headers: provenance_headers(event.origin, event.time),
-                    timestamp: None,
-                });
+        let mut drained = Drained::default();
+        while let Some((first, offset)) = self.oldest(&behind) {
+            if offset >= terms.fence.0.get(&first).copied().unwrap_or(i64::MIN) {
+                drained.fenced = true;
+                break;
             }
+            self.go(first, offset, terms, &mut drained);
         }
+        self.mark(&behind, &mut drained.records);
+        drained
+    }
+
+    fn mark(&mut self, behind: &BTreeSet<Place>, records: &mut Vec<NewRecord>) {
         for (place, lane) in &mut self.lanes {
             lane.covered.next = lane.reached();
             lane.covered.idle = lane.waiting.is_empty() && !behind.contains(place);
@@ -230,40 +319,93 @@ impl Intake {
             headers: Vec::new(),
             timestamp: None,
         }));
-        records
     }
 
-    /// Where the oldest of the partitions' next events is, unless one that is not known yet may be older.
-    fn oldest(&self, behind: &BTreeSet<Place>) -> Option<Place> {
-        let mut first: Option<(i64, Place)> = None;
+    /// Where the oldest of the partitions' next events is, with its offset, unless one that is not known yet may be older.
+    fn oldest(&self, behind: &BTreeSet<Place>) -> Option<(Place, i64)> {
+        let mut first: Option<(i64, Place, i64)> = None;
         for (place, lane) in &self.lanes {
             match lane.waiting.front() {
-                Some(event) if first.is_none_or(|first| (event.time, *place) < first) => {
-                    first = Some((event.time, *place));
+                Some(event)
+                    if first.is_none_or(|(time, other, _)| (event.time, *place) < (time, other)) =>
+                {
+                    first = Some((event.time, *place, event.origin.offset));
                 }
                 None if behind.contains(place) => return None,
                 _ => {}
             }
         }
-        first.map(|(_, place)| place)
+        first.map(|(_, place, offset)| (place, offset))
     }
 
-    /// Takes out what one record is to all `from` entries that read its topic: one offset is committed for all of them.
-    fn pop(&mut self, first: Place) -> Vec<Waiting> {
-        let (topic, partition) = (self.definition.source_topic(first.0), first.1);
-        let offset = |lane: &Lane| lane.waiting.front().map(|event| event.origin.offset);
-        let of = self.lanes.get(&first).and_then(offset);
-        let mut events = Vec::new();
-        for (place, lane) in &mut self.lanes {
-            let same = place.1 == partition
-                && self.definition.source_topic(place.0) == topic
-                && offset(lane) == of;
-            if same && let Some(event) = lane.waiting.pop_front() {
-                lane.covered.time = lane.covered.time.max(event.time);
-                events.push(event);
+    /// Lets go what one record is to all `from` entries that read its topic: one offset is committed for all of them.
+    fn go(&mut self, first: Place, offset: i64, terms: &Terms<'_>, drained: &mut Drained) {
+        let mut puts = Vec::new();
+        let mut fault: Option<(OwnedRecord, Fault)> = None;
+        for place in self.siblings(first) {
+            let Some(event) = self.take_front(place, offset) else {
+                continue;
+            };
+            let put = match event.content {
+                Content::Projected(put) => Ok(Some(put)),
+                Content::Record(record) => record
+                    .with(|record| self.project(place.0, record, terms.views))
+                    .map(|projected| projected.map(|(_, put)| put))
+                    .map_err(|found| (record, found)),
+            };
+            match put {
+                Ok(put) => puts.extend(put.map(|put| (put, event.time, event.origin, place))),
+                Err(found) => fault = fault.or(Some(found)),
             }
         }
-        events
+        let topic = self.definition.source_topic(first.0);
+        if fault.is_some() && topic.is_some_and(|topic| (terms.stops)(topic, first.1, offset)) {
+            self.halt(first, offset);
+            drained.stopped.extend(fault);
+            return;
+        }
+        drained.refused.extend(fault);
+        for (put, time, origin, place) in puts {
+            if let Some(lane) = self.lanes.get_mut(&place) {
+                lane.covered.time = lane.covered.time.max(time);
+            }
+            drained.records.push(NewRecord {
+                topic: self.topic.clone(),
+                partition: Some(partition_of(put.key.as_bytes(), self.partitions)),
+                key: Some(put.key.as_bytes().to_vec()),
+                value: put.value,
+                headers: provenance_headers(origin, time),
+                timestamp: None,
+            });
+        }
+    }
+
+    fn take_front(&mut self, place: Place, offset: i64) -> Option<Waiting> {
+        let lane = self.lanes.get_mut(&place)?;
+        lane.waiting
+            .pop_front_if(|event| event.origin.offset == offset)
+    }
+
+    /// Nothing from this offset on goes.
+    fn halt(&mut self, first: Place, offset: i64) {
+        for place in self.siblings(first) {
+            if let Some(lane) = self.lanes.get_mut(&place) {
+                lane.waiting.clear();
+                lane.next = offset;
+            }
+        }
+    }
+
+    /// All entries that read the same partition of the same topic.
+    fn siblings(&self, first: Place) -> Vec<Place> {
+        let topic = self.definition.source_topic(first.0);
+        self.lanes
+            .keys()
+            .filter(|(from, partition)| {
+                *partition == first.1 && self.definition.source_topic(*from) == topic
+            })
+            .copied()
+            .collect()
     }
 
     fn places(&self, topic: &str) -> Vec<u32> {

@@ -7,7 +7,10 @@
 //! Invariants: an event is folded whole or not at all. State restored from checkpoints and folded on equals the state folded from the
 //! beginning. A value comes with its [`Origin`] and event time.
 
+mod aggregate;
 mod definition;
+mod expiry;
+mod from;
 mod history;
 pub mod intake;
 mod latest;

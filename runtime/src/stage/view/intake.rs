@@ -23,10 +23,10 @@ use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::config::{InvalidRecords, View};
-use headwater_engine::fault::{Fault, dead_letter};
+use headwater_engine::fault::{Fault, dead_letter, leave_out_value};
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
-use headwater_engine::view::intake::{Drained, Intake};
+use headwater_engine::view::intake::{Drained, Intake, Terms};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -215,8 +215,7 @@ impl Loop {
             && let Some(fault) = self.intake.check(record)
         {
             owned.stopped = true;
-            let resource = format!("view/{}", self.view.name);
-            self.context.stopped(&self.life, record, &fault, &resource);
+            self.stand_still(record, &fault);
             return true;
         }
         // One dead letter a record, whichever of the view's entries refuse it.
@@ -224,6 +223,11 @@ impl Loop {
             self.refuse(record, &fault);
         }
         false
+    }
+
+    fn stand_still(&self, record: &Record<'_>, fault: &Fault) {
+        let resource = format!("view/{}", self.view.name);
+        self.context.stopped(&self.life, record, fault, &resource);
     }
 
     fn refuse(&mut self, record: &Record<'_>, fault: &Fault) {
@@ -470,8 +474,19 @@ impl Loop {
         let behind = |topic: &str, partition: i32| behind.contains(&(topic, partition));
         match (&self.joins, passed) {
             (Some(joins), Some(passed)) => {
-                self.intake
-                    .drain_joined(&behind, &passed.fence, joins.views())
+                let (context, owned) = (&self.context, &self.owned);
+                let stops = |topic: &str, partition: i32, offset: i64| {
+                    let skipped = owned
+                        .get(&TopicPartition::new(topic, partition))
+                        .is_some_and(|owned| owned.skip == Some(offset));
+                    !skipped && context.invalid_of_topic(topic) == InvalidRecords::Stop
+                };
+                self.intake.drain_joined(&Terms {
+                    behind: &behind,
+                    fence: &passed.fence,
+                    views: joins.views(),
+                    stops: &stops,
+                })
             }
             // Nothing waits, or nothing is joined.
             _ => Drained {
@@ -548,7 +563,7 @@ impl Loop {
         match record {
             Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
                 tracing::warn!(reason, "a dead letter is written without its value");
-                record.value = None;
+                leave_out_value(record);
                 Ok(())
             }
             _ => Err(Error::CheckpointRefused {
