@@ -3,6 +3,12 @@
 //! UTF-8, one value to the end of the bytes, at most 64 levels deep, at most 1 MiB. Of duplicate keys
 //! the last counts. Objects are sorted by key, so that equal values have equal bytes.
 
+mod document;
+pub(crate) mod scan;
+
+pub use document::Document;
+pub(crate) use document::parse;
+
 use crate::fault::{Fault, Reason};
 use serde_json::Value;
 

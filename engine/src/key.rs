@@ -66,8 +66,13 @@ impl Key {
     /// # Errors
     /// `ReservedKey` where it begins with the byte 0, `InvalidKey` over 16 KiB.
     pub fn from_text(text: &str) -> Result<Option<Self>, Fault> {
+        Ok(Self::check(text)?.then(|| Self(text.into())))
+    }
+
+    /// Whether a text is a key: "" is none.
+    fn check(text: &str) -> Result<bool, Fault> {
         if text.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
         if text.as_bytes()[0] == names::RESERVED {
             return Err(Fault::new(
@@ -81,7 +86,7 @@ impl Key {
                 format!("a key has {} bytes, the limit is {BYTES_MAX}", text.len()),
             ));
         }
-        Ok(Some(Self(text.into())))
+        Ok(true)
     }
 
     /// The key of a record's bytes, as they stand.
@@ -89,6 +94,39 @@ impl Key {
     /// # Errors
     /// `InvalidKey` where they are not UTF-8, else as [`Key::from_text`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Option<Self>, Fault> {
+        Ok(Text::from_bytes(bytes)?.map(|text| text.to_key()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// A key that is perhaps still where it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text<'a> {
+    Lent(&'a str),
+    Own(Key),
+}
+
+impl<'a> Text<'a> {
+    /// The key of a text; "" is no key.
+    ///
+    /// # Errors
+    /// As [`Key::from_text`].
+    pub fn from_text(text: &'a str) -> Result<Option<Self>, Fault> {
+        Ok(Key::check(text)?.then_some(Self::Lent(text)))
+    }
+
+    /// The key of a record's bytes, as they stand.
+    ///
+    /// # Errors
+    /// As [`Key::from_bytes`].
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<Option<Self>, Fault> {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::from_text(text),
             Err(error) => Err(Fault::new(
@@ -99,11 +137,23 @@ impl Key {
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        match self {
+            Self::Lent(text) => text,
+            Self::Own(key) => key.as_str(),
+        }
     }
 
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+    pub fn to_key(&self) -> Key {
+        match self {
+            Self::Lent(text) => Key((*text).into()),
+            Self::Own(key) => key.clone(),
+        }
+    }
+}
+
+impl From<Key> for Text<'_> {
+    fn from(key: Key) -> Self {
+        Self::Own(key)
     }
 }
 

@@ -113,6 +113,12 @@ impl Lookup {
         &self.view
     }
 
+    /// Whether an expression uses the variable `root` other than by its fields.
+    pub(crate) fn reads_whole(&self, root: &str) -> bool {
+        self.expressions()
+            .any(|expression| expression.reads_whole(root))
+    }
+
     /// Fields of the variable `root` that the expressions read: with `context`, the slots that this one needs.
     pub fn fields_of(&self, root: &str) -> BTreeSet<String> {
         self.expressions()
@@ -169,12 +175,12 @@ impl Lookup {
             (None, _) if history => view
                 .all_keys()
                 .into_iter()
-                .flat_map(|key| view.history(key, at))
+                .flat_map(|key| view.history(&key, at))
                 .collect(),
             (None, _) => view
                 .all_keys()
                 .into_iter()
-                .filter_map(|key| view.get(key, at))
+                .filter_map(|key| view.get(&key, at))
                 .collect(),
             (Some(keys), index) => {
                 let mut rows = Vec::new();

@@ -22,10 +22,13 @@ mod tests;
 pub use names::{Fields, Names, Shape};
 
 use crate::fault::{Fault, Reason, quote};
-use crate::key::Key;
+use crate::key::{Key, Text};
+use jiff::Timestamp;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use value::Val;
 
 /// The longest expression, in bytes.
@@ -45,6 +48,7 @@ pub enum Variable<'a> {
     /// Milliseconds since the epoch.
     Timestamp(i64),
     Int(i64),
+    Bool(bool),
     Null,
     /// An object whose fields are made or found when they are asked for.
     Object(&'a dyn Variables),
@@ -60,6 +64,20 @@ impl Variables for serde_json::Map<String, Value> {
     fn get(&self, name: &str) -> Option<Variable<'_>> {
         serde_json::Map::get(self, name).map(Variable::Json)
     }
+}
+
+/// What an expression gave, as it stands: nothing that it only points to is copied.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Uint(u64),
+    Double(f64),
+    Time(Timestamp),
+    Text(Cow<'a, str>),
+    /// A list or an object.
+    Json(Value),
 }
 
 /// Why a text is no expression that can work here.
@@ -169,6 +187,39 @@ impl Expression {
         self.run(variables, |value| value.into_json())
     }
 
+    /// The result as it stands; `None` where the expression reads a field or an item that is not there.
+    ///
+    /// # Errors
+    /// `ExpressionFailed`, with the expression and the reason; also where the result is a duration, whose text has no order.
+    pub fn given<'a>(&'a self, variables: &'a dyn Variables) -> Result<Option<Given<'a>>, Fault> {
+        let given = match evaluate::evaluate(&self.root, self.locals, variables) {
+            Ok(value) => Self::give(value),
+            Err(failure) if failure.absent => return Ok(None),
+            Err(failure) => Err(failure),
+        };
+        given.map(Some).map_err(|failure| self.fault(&failure))
+    }
+
+    fn give(value: Val<'_>) -> Result<Given<'_>, value::Failure> {
+        Ok(match value {
+            Val::Null | Val::Optional(None) => Given::Null,
+            Val::Bool(bool) => Given::Bool(bool),
+            Val::Int(int) => Given::Int(int),
+            Val::Uint(uint) => Given::Uint(uint),
+            Val::Double(double) => Given::Double(double),
+            Val::Timestamp(time) => Given::Time(time),
+            Val::Text(text) => Given::Text(text),
+            Val::Duration(_) => {
+                return Err("gives a duration; take its seconds: getSeconds()".into());
+            }
+            Val::Optional(Some(value)) => return Self::give(Arc::unwrap_or_clone(value)),
+            other => match other.into_json()? {
+                Value::String(text) => Given::Text(Cow::Owned(text)),
+                json => Given::Json(json),
+            },
+        })
+    }
+
     /// The result, which has to be a bool.
     ///
     /// # Errors
@@ -196,13 +247,25 @@ impl Expression {
     /// # Errors
     /// `ExpressionFailed`, or the faults of [`Key::from_json`].
     pub fn key(&self, variables: &dyn Variables) -> Result<Option<Key>, Fault> {
-        self.run_fault(variables, |value| match value {
-            Val::Text(text) => Key::from_text(&text),
+        Ok(self.key_text(variables)?.map(|text| text.to_key()))
+    }
+
+    /// As [`Expression::key`], borrowing from the variables where the result is a text of theirs.
+    ///
+    /// # Errors
+    /// As [`Expression::key`].
+    pub fn key_text<'a>(&'a self, variables: &'a dyn Variables) -> Result<Option<Text<'a>>, Fault> {
+        let found = evaluate::evaluate(&self.root, self.locals, variables)
+            .map_err(|failure| self.fault(&failure))?;
+        match found {
+            Val::Text(Cow::Borrowed(text)) => Text::from_text(text),
+            Val::Text(Cow::Owned(text)) => Key::from_text(&text).map(|key| key.map(Text::from)),
             other => {
                 let value = other.into_json().map_err(|failure| self.fault(&failure))?;
-                Key::from_json(&value)
+                Key::from_json(&value).map(|key| key.map(Text::from))
             }
-        })
+        }
+        .map_err(|fault| self.at(fault))
     }
 
     /// The result as keys, in its order; null is no key, and null and empty items are left out.
@@ -253,17 +316,6 @@ impl Expression {
         evaluate::evaluate(&self.root, self.locals, variables)
             .and_then(finish)
             .map_err(|failure| self.fault(&failure))
-    }
-
-    fn run_fault<T>(
-        &self,
-        variables: &dyn Variables,
-        finish: impl FnOnce(Val<'_>) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        match evaluate::evaluate(&self.root, self.locals, variables) {
-            Ok(value) => finish(value).map_err(|fault| self.at(fault)),
-            Err(failure) => Err(self.fault(&failure)),
-        }
     }
 
     fn fault(&self, failure: &value::Failure) -> Fault {

@@ -107,6 +107,7 @@ impl<'a> From<Variable<'a>> for Val<'a> {
                 Timestamp::from_millisecond(milliseconds).map_or(Self::Null, Self::Timestamp)
             }
             Variable::Int(int) => Self::Int(int),
+            Variable::Bool(bool) => Self::Bool(bool),
             Variable::Null => Self::Null,
             Variable::Object(object) => Self::Object(object),
         }

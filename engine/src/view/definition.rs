@@ -1,15 +1,17 @@
 //! A view as it was declared, compiled: how a record of each source becomes a change of one key.
 
 use super::from::{self, From, NoViews};
+use super::indexes::Places;
 use super::origin::{self, Origin};
 use crate::config::{self, Fold, IndexKey, Input};
 use crate::expr::{Expression, Names, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
-use crate::key::Key;
+use crate::json::Document;
+use crate::json::scan::Scanner;
+use crate::key::Text;
 use crate::lookup::Views;
 use crate::problem::{CompileError, reason};
 use crate::record::Record;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -37,18 +39,18 @@ struct Index {
 }
 
 /// What one event does to one key.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Projected {
-    pub key: Key,
-    pub change: Change,
+#[derive(Clone, Debug)]
+pub struct Projected<'a> {
+    pub key: Text<'a>,
+    pub change: Change<'a>,
     /// Event time, milliseconds.
     pub time: i64,
     pub origin: Origin,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    Put(Value),
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    Put(&'a Document<'a>),
     /// The key goes; with `merge: Fields`, the fields of this source.
     Drop,
 }
@@ -62,6 +64,7 @@ impl Definition {
         view: &config::View,
         sources: &BTreeMap<String, config::Source>,
     ) -> Result<Arc<Self>, CompileError> {
+        let sources = &*view.sources_in(sources);
         let mut problems = CompileError::default();
         if view.from.is_empty() || view.from.len() > FROM_MAX {
             problems.add(
@@ -153,32 +156,45 @@ impl Definition {
     ///
     /// # Errors
     /// The record's fault, as far as it shows without the joins.
-    pub(super) fn admit(&self, place: u32, record: &Record<'_>) -> Result<Option<i64>, Fault> {
+    pub(super) fn admit(
+        &self,
+        place: u32,
+        record: &Record<'_>,
+        scanner: &mut Scanner,
+    ) -> Result<Option<i64>, Fault> {
         let from = self.entry(place)?;
-        from.admit(&self.fold, record)
+        from.admit(&self.fold, record, scanner)
             .map_err(|fault| self.at(from, fault))
     }
 
-    /// What a record of the `from` entry at `place` does; `None` where it does nothing. Joins find nothing.
+    /// Hands over what a record of the `from` entry at `place` does; `None` where it does nothing. Joins find nothing.
     ///
     /// # Errors
     /// The record's fault: it does not decode, an expression fails on it, it has no key.
-    pub fn project(&self, place: u32, record: &Record<'_>) -> Result<Option<Projected>, Fault> {
-        self.project_joined(place, record, &NoViews)
+    pub(super) fn project<T>(
+        &self,
+        place: u32,
+        record: &Record<'_>,
+        scanner: &mut Scanner,
+        then: impl FnOnce(Projected<'_>) -> T,
+    ) -> Result<Option<T>, Fault> {
+        self.project_joined(place, record, scanner, &NoViews, then)
     }
 
     /// The same with joins, which read `views` now.
     ///
     /// # Errors
     /// As [`Definition::project`].
-    pub fn project_joined(
+    pub(super) fn project_joined<T>(
         &self,
         place: u32,
         record: &Record<'_>,
+        scanner: &mut Scanner,
         views: &dyn Views,
-    ) -> Result<Option<Projected>, Fault> {
+        then: impl FnOnce(Projected<'_>) -> T,
+    ) -> Result<Option<T>, Fault> {
         let from = self.entry(place)?;
-        from.project(&self.fold, place, record, views)
+        from.project(&self.fold, place, record, scanner, views, then)
             .map_err(|fault| self.at(from, fault))
     }
 
@@ -196,14 +212,14 @@ impl Definition {
     ///
     /// # Errors
     /// An index expression that fails, other than on an absent field, which leaves the row out of that index.
-    pub(super) fn index_keys(
-        &self,
-        key: &Key,
-        value: &Value,
-    ) -> Result<BTreeSet<(usize, Key)>, Fault> {
-        let row = RowVariables { key, value };
+    pub(super) fn index_keys(&self, key: &str, value: &Document<'_>) -> Result<Places, Fault> {
         let mut keys = BTreeSet::new();
         for (place, index) in self.indexes.iter().enumerate() {
+            let row = RowVariables {
+                key,
+                value,
+                whole: index.key.reads_whole("value"),
+            };
             let found = if index.many {
                 index.key.keys(&row)
             } else {
@@ -220,15 +236,17 @@ impl Definition {
 }
 
 struct RowVariables<'a> {
-    key: &'a Key,
-    value: &'a Value,
+    key: &'a str,
+    value: &'a Document<'a>,
+    whole: bool,
 }
 
 impl Variables for RowVariables<'_> {
     fn get(&self, name: &str) -> Option<Variable<'_>> {
         match name {
-            "key" => Some(Variable::Text(self.key.as_str())),
-            "value" => Some(Variable::Json(self.value)),
+            "key" => Some(Variable::Text(self.key)),
+            "value" if self.whole => Some(Variable::Json(self.value.value())),
+            "value" => Some(self.value.variable()),
             _ => None,
         }
     }

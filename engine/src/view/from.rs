@@ -10,11 +10,13 @@ use super::origin::Origin;
 use crate::config::{self, By, Fold, Order};
 use crate::expr::{Expression, Names, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
-use crate::key::{Key, type_of};
+use crate::json::Document;
+use crate::json::scan::Scanner;
+use crate::key::type_of;
 use crate::lookup::{Lookup, Views};
 use crate::problem::{CompileError, reason};
 use crate::record::Record;
-use crate::source::{Event, Source};
+use crate::source::{Lent, Source};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub(super) struct From {
     key_reads_event: bool,
     value: Option<Expression>,
     delete: Option<Expression>,
+    /// Whether an expression uses `event` other than by its fields.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -100,9 +104,15 @@ impl From {
             let through = |join: &Join| join.reads_event && reads_join(key, &join.name);
             key.reads("event") || joins.iter().any(through)
         });
+        let whole = [&filter, &key, &value, &delete]
+            .into_iter()
+            .flatten()
+            .any(|expression| expression.reads_whole("event"))
+            || joins.iter().any(|join| join.lookup.reads_whole("event"));
         Some(Self {
             name: entry.name.clone(),
             topic,
+            whole,
             source,
             joins,
             filter,
@@ -125,8 +135,13 @@ impl From {
     ///
     /// # Errors
     /// The record's fault, as far as it shows without the joins.
-    pub(super) fn admit(&self, fold: &Fold, record: &Record<'_>) -> Result<Option<i64>, Fault> {
-        let event = self.source.decode(record)?;
+    pub(super) fn admit(
+        &self,
+        fold: &Fold,
+        record: &Record<'_>,
+        scanner: &mut Scanner,
+    ) -> Result<Option<i64>, Fault> {
+        let event = self.source.lend(record, scanner, self.whole)?;
         if self.passes(fold, &event)? {
             Ok(Some(event.time))
         } else {
@@ -134,18 +149,20 @@ impl From {
         }
     }
 
-    /// What a record does; `None` where it does nothing. `place` is the entry's among those of its view.
+    /// Hands over what a record does; `None` where it does nothing. `place` is the entry's among those of its view.
     ///
     /// # Errors
     /// The record's fault: it does not decode, an expression fails on it, it has no key.
-    pub(super) fn project(
+    pub(super) fn project<T>(
         &self,
         fold: &Fold,
         place: u32,
         record: &Record<'_>,
+        scanner: &mut Scanner,
         views: &dyn Views,
-    ) -> Result<Option<Projected>, Fault> {
-        let event = self.source.decode(record)?;
+        then: impl FnOnce(Projected<'_>) -> T,
+    ) -> Result<Option<T>, Fault> {
+        let event = self.source.lend(record, scanner, self.whole)?;
         if !self.passes(fold, &event)? {
             return Ok(None);
         }
@@ -154,46 +171,30 @@ impl From {
             partition: record.partition,
             offset: record.offset,
         };
-        let (key, kept) = if self.joins.is_empty() && event.before.is_null() {
-            self.keep(&event, &event)?
-        } else {
-            let alone = Scope {
-                event: &event,
-                joined: None,
-            };
-            let joined = self.join(&alone, views)?;
-            let scope = Scope {
-                event: &event,
-                joined: Some(&joined),
-            };
-            if !event.null
-                && let Some(filter) = &self.filter
-                && filter.reads("joined")
-                && !filter.truth(&scope)?
-            {
-                return Ok(None);
-            }
-            self.keep(&event, &scope)?
-        };
-        let time = event.time;
-        let change = match kept {
-            Kept::Nothing => Change::Drop,
-            Kept::Value(value) => Change::Put(value),
-            Kept::Event => Change::Put(event.value),
-        };
-        if let Change::Put(value) = &change {
-            check_fields(fold, value)?;
+        if self.joins.is_empty() && event.before.is_null() {
+            return self.hand_over(fold, origin, &event, &event, then).map(Some);
         }
-        Ok(Some(Projected {
-            key,
-            change,
-            time,
-            origin,
-        }))
+        let alone = Scope {
+            event: &event,
+            joined: None,
+        };
+        let joined = self.join(&alone, views)?;
+        let scope = Scope {
+            event: &event,
+            joined: Some(&joined),
+        };
+        if !event.null
+            && let Some(filter) = &self.filter
+            && filter.reads("joined")
+            && !filter.truth(&scope)?
+        {
+            return Ok(None);
+        }
+        self.hand_over(fold, origin, &event, &scope, then).map(Some)
     }
 
     /// Semantics 4: a null event deletes, where its key can be told and there is something to delete. Others pass a filter that needs no join.
-    fn passes(&self, fold: &Fold, event: &Event) -> Result<bool, Fault> {
+    fn passes(&self, fold: &Fold, event: &Lent<'_>) -> Result<bool, Fault> {
         if event.null {
             let known = !self.key_reads_event || !event.before.is_null();
             return Ok(known && matches!(fold, Fold::Latest { .. }));
@@ -222,10 +223,17 @@ impl From {
         Ok(Value::Object(joined))
     }
 
-    /// Under which key what is kept of an event.
-    fn keep(&self, event: &Event, scope: &dyn Variables) -> Result<(Key, Kept), Fault> {
+    /// Says under which key what is kept of an event.
+    fn hand_over<T>(
+        &self,
+        fold: &Fold,
+        origin: Origin,
+        event: &Lent<'_>,
+        scope: &dyn Variables,
+        then: impl FnOnce(Projected<'_>) -> T,
+    ) -> Result<T, Fault> {
         let key = match &self.key {
-            Some(expression) => expression.key(scope)?,
+            Some(expression) => expression.key_text(scope)?,
             None => event.key.clone(),
         }
         .ok_or_else(|| Fault::new(Reason::NullKey, "the key is null or empty"))?;
@@ -234,33 +242,41 @@ impl From {
                 Some(delete) => delete.truth(scope)?,
                 None => false,
             };
-        let kept = match &self.value {
-            _ if dropped => Kept::Nothing,
-            Some(expression) => Kept::Value(expression.evaluate(scope)?),
-            None => Kept::Event,
+        let built = match &self.value {
+            Some(expression) if !dropped => Some(Document::built(expression.evaluate(scope)?)),
+            _ => None,
         };
-        Ok((key, kept))
+        let change = if dropped {
+            Change::Drop
+        } else {
+            Change::Put(built.as_ref().unwrap_or(&event.document))
+        };
+        if let Change::Put(document) = change {
+            check_fields(fold, document)?;
+        }
+        Ok(then(Projected {
+            key,
+            change,
+            time: event.time,
+            origin,
+        }))
     }
 }
 
-enum Kept {
-    Nothing,
-    Value(Value),
-    /// All of it.
-    Event,
-}
-
 /// `merge: Fields` puts objects together.
-fn check_fields(fold: &Fold, value: &Value) -> Result<(), Fault> {
-    let fields = Fold::Latest {
-        merge: config::Merge::Fields,
-    };
-    if *fold == fields && !value.is_object() {
+fn check_fields(fold: &Fold, document: &Document<'_>) -> Result<(), Fault> {
+    let merges = matches!(
+        fold,
+        Fold::Latest {
+            merge: config::Merge::Fields
+        }
+    );
+    if merges && !document.is_object() {
         return Err(Fault::new(
             Reason::SchemaMismatch,
             format!(
                 "merge: Fields needs objects, the value is {}",
-                type_of(value)
+                type_of(document.value())
             ),
         ));
     }
@@ -286,7 +302,7 @@ fn reads_join(expression: &Expression, join: &str) -> bool {
 
 /// What expressions see: the event, or of a delete the row that it took away, and the rows that were joined to it.
 struct Scope<'a> {
-    event: &'a Event,
+    event: &'a Lent<'a>,
     joined: Option<&'a Value>,
 }
 

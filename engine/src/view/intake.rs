@@ -16,6 +16,7 @@ use super::latest;
 use super::origin::{Covered, Mark, Origin, provenance_headers};
 use crate::config::Input;
 use crate::fault::Fault;
+use crate::json::scan::Scanner;
 use crate::key::{Key, partition_of};
 use crate::lookup::Views;
 use crate::names;
@@ -190,7 +191,9 @@ impl Intake {
             offset: record.offset,
         };
         if self.definition.has_joins(from) {
-            let time = self.definition.admit(from, record)?;
+            let time = self
+                .definition
+                .admit(from, record, &mut Scanner::default())?;
             return Ok(time.map(|time| Waiting {
                 time,
                 origin,
@@ -211,18 +214,29 @@ impl Intake {
         record: &Record<'_>,
         views: &dyn Views,
     ) -> Result<Option<(i64, Put)>, Fault> {
-        let Some(event) = self.definition.project_joined(from, record, views)? else {
-            return Ok(None);
-        };
-        let value = match &event.change {
-            Change::Drop => None,
-            Change::Put(value) => Some(latest::encode(value)?.into_vec()),
-        };
-        let put = Put {
-            key: event.key,
-            value,
-        };
-        Ok(Some((event.time, put)))
+        let projected = self.definition.project_joined(
+            from,
+            record,
+            &mut Scanner::default(),
+            views,
+            |event| {
+                let value = match event.change {
+                    Change::Drop => None,
+                    Change::Put(document) => {
+                        let mut room = Vec::new();
+                        let kept = document.kept(&mut room);
+                        latest::check_size(kept.len())?;
+                        Some(kept.to_vec())
+                    }
+                };
+                let put = Put {
+                    key: event.key.to_key(),
+                    value,
+                };
+                Ok((event.time, put))
+            },
+        )?;
+        projected.transpose()
     }
 
     /// Takes note that a source partition was read up to `next`, past records that are no data.
@@ -327,7 +341,8 @@ impl Intake {
         for (place, lane) in &self.lanes {
             match lane.waiting.front() {
                 Some(event)
-                    if first.is_none_or(|(time, other, _)| (event.time, *place) < (time, other)) =>
+                    if first
+                        .is_none_or(|(time, other, _)| (event.time, *place) < (time, other)) =>
                 {
                     first = Some((event.time, *place, event.origin.offset));
                 }

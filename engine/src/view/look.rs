@@ -19,7 +19,7 @@ impl Partition {
 
     /// The first `limit` keys, in order.
     pub fn first_keys(&self, limit: usize) -> Vec<Key> {
-        let mut first: BTreeSet<&Key> = BTreeSet::new();
+        let mut first: BTreeSet<&str> = BTreeSet::new();
         for key in self.all_keys() {
             if first.len() < limit {
                 first.insert(key);
@@ -28,6 +28,6 @@ impl Partition {
                 first.insert(key);
             }
         }
-        first.into_iter().cloned().collect()
+        super::rows::sorted(first.into_iter()).into_iter().collect()
     }
 }

@@ -8,15 +8,19 @@
 //! beginning. A value comes with its [`Origin`] and event time.
 
 mod aggregate;
+mod arena;
 mod definition;
 mod expiry;
 mod from;
 mod history;
+mod indexes;
 pub mod intake;
 mod latest;
 mod look;
 mod origin;
 mod partition;
+mod rows;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -140,11 +144,8 @@ impl View {
     }
 
     /// Every key, in order; a key of a merged row that is not complete yet is among them.
-    pub fn all_keys(&self) -> BTreeSet<&Key> {
-        self.partitions
-            .values()
-            .flat_map(Partition::all_keys)
-            .collect()
+    pub fn all_keys(&self) -> BTreeSet<Key> {
+        rows::sorted(self.partitions.values().flat_map(Partition::all_keys))
     }
 
     pub fn keys(&self) -> usize {
@@ -154,5 +155,10 @@ impl View {
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
         self.partitions.values().map(Partition::bytes).sum()
+    }
+
+    /// Bytes of memory that keys, values, provenance and the way to find them take; indexes are not among them.
+    pub fn held_bytes(&self) -> usize {
+        self.partitions.values().map(Partition::held_bytes).sum()
     }
 }

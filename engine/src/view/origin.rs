@@ -7,7 +7,7 @@ use crate::record::Record;
 use serde::{Deserialize, Serialize};
 
 /// The source record that caused a value. `from` is the place of its entry in the view's `from`, sorted by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
     pub from: u32,
     pub partition: i32,
@@ -17,44 +17,61 @@ pub struct Origin {
 impl Origin {
     /// The header `hw-s`: three unsigned LEB128 varints.
     pub fn encode(self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(12);
+        let mut bytes = [0; 3 * VARINT_BYTES_MAX];
+        let length = self.put(&mut bytes);
+        bytes[..length].to_vec()
+    }
+
+    fn put(self, bytes: &mut [u8]) -> usize {
+        let mut length = 0;
         for number in [
             u64::from(self.from),
             u64::from(self.partition.cast_unsigned()),
             self.offset.cast_unsigned(),
         ] {
-            put_varint(&mut bytes, number);
+            length += put_varint(&mut bytes[length..], number);
         }
-        bytes
+        length
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        Some(Self {
+            from: u32::try_from(take_varint(bytes)?).ok()?,
+            partition: i32::try_from(take_varint(bytes)?).ok()?,
+            offset: i64::try_from(take_varint(bytes)?).ok()?,
+        })
     }
 
     /// # Errors
     /// `InvalidInternalRecord` where the bytes are not what [`Origin::encode`] writes.
     pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
         let mut rest = bytes;
-        let from = take_varint(&mut rest).and_then(|n| u32::try_from(n).ok());
-        let partition = take_varint(&mut rest).and_then(|n| i32::try_from(n).ok());
-        let offset = take_varint(&mut rest).and_then(|n| i64::try_from(n).ok());
-        match (from, partition, offset, rest) {
-            (Some(from), Some(partition), Some(offset), []) => Ok(Self {
-                from,
-                partition,
-                offset,
-            }),
+        match Self::take(&mut rest) {
+            Some(origin) if rest.is_empty() => Ok(origin),
             _ => Err(invalid(header::SOURCE)),
         }
     }
 }
 
-fn put_varint(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push((number & 0x7f) as u8 | 0x80);
+/// Bytes of the longest varint.
+pub(super) const VARINT_BYTES_MAX: usize = 10;
+/// Bytes of the longest provenance.
+pub(super) const PROVENANCE_BYTES_MAX: usize = 4 * VARINT_BYTES_MAX;
+
+/// Writes an unsigned LEB128 varint; gives its length.
+pub(super) fn put_varint(bytes: &mut [u8], mut number: u64) -> usize {
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        if number < 0x80 {
+            *byte = number as u8;
+            return place + 1;
+        }
+        *byte = (number & 0x7f) as u8 | 0x80;
         number >>= 7;
     }
-    bytes.push(number as u8);
+    bytes.len()
 }
 
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0u64;
     for shift in (0..64).step_by(7) {
         let (first, rest) = bytes.split_first()?;
@@ -65,6 +82,23 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
         }
     }
     None
+}
+
+/// Origin and time as the store keeps them; gives their length.
+pub(super) fn put_provenance(bytes: &mut [u8], origin: Origin, time: i64) -> usize {
+    let length = origin.put(bytes);
+    // The sign in the lowest bit, so that small numbers are short.
+    let time = (time << 1 ^ time >> 63).cast_unsigned();
+    length + put_varint(&mut bytes[length..], time)
+}
+
+pub(super) fn take_provenance(bytes: &mut &[u8]) -> Option<(Origin, i64)> {
+    let origin = Origin::take(bytes)?;
+    let time = take_varint(bytes)?;
+    Some((
+        origin,
+        (time >> 1).cast_signed() ^ -(time & 1).cast_signed(),
+    ))
 }
 
 /// `hw-s` and `hw-t` of a value's record.
@@ -152,6 +186,22 @@ pub(super) fn sorted(from: &[From]) -> Vec<&From> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_provenance_survives_the_store() {
+        for time in [0, -1, 1, i64::MIN, i64::MAX, 1_795_000_000_000] {
+            let origin = Origin {
+                from: 63,
+                partition: 7,
+                offset: i64::MAX,
+            };
+            let mut bytes = [0; PROVENANCE_BYTES_MAX];
+            let length = put_provenance(&mut bytes, origin, time);
+            let mut rest = &bytes[..length];
+            assert_eq!(take_provenance(&mut rest), Some((origin, time)));
+            assert_eq!(rest, [] as [u8; 0]);
+        }
+    }
 
     #[test]
     fn an_origin_survives_its_header() {

@@ -3,27 +3,26 @@
 //! Folding, restoring from a state topic and writing to it meet here. Invariants: an event is folded whole or not at all; the
 //! state is the same whatever checkpoints were taken on the way; no clock is read.
 
+use super::Row;
 use super::definition::{Change, Definition, Projected};
-use super::origin::{Covered, Mark, Origin, invalid, provenance, provenance_headers};
-use super::{Row, history, latest};
-use crate::config::{Fold, Input};
-use crate::fault::{Fault, Reason};
-use crate::key::Key;
+use super::origin::{Covered, Mark, invalid, provenance};
+use super::rows::{Found, Rows};
+use crate::config::Input;
+use crate::fault::Fault;
+use crate::json::scan::Scanner;
+use crate::json::{self, Document};
+use crate::key::{Key, Text};
 use crate::names;
 use crate::record::{NewRecord, Position, Record};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 #[derive(Debug)]
 pub struct Partition {
     definition: Arc<Definition>,
     partition: i32,
-    entries: HashMap<Key, Entry>,
-    /// For each index: index key -> keys.
-    indexes: Vec<BTreeMap<Key, BTreeSet<Key>>>,
-    /// Keys whose value in the state topic is no longer this one.
-    dirty: BTreeSet<Key>,
+    rows: Rows,
+    scanner: Scanner,
     next: i64,
     /// What the last mark written or read said, so that nothing is written when nothing moved.
     marked: i64,
@@ -31,13 +30,6 @@ pub struct Partition {
     at: i64,
     clock: i64,
     covered: BTreeMap<(u32, i32), Covered>,
-    bytes: usize,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Entry {
-    Latest(latest::Entry),
-    History(history::Entry),
 }
 
 /// What became of one record.
@@ -52,17 +44,15 @@ pub struct Folded {
 impl Partition {
     pub fn new(definition: Arc<Definition>, partition: i32) -> Self {
         Self {
-            indexes: vec![BTreeMap::new(); definition.index_count()],
+            rows: Rows::new(&definition),
+            scanner: Scanner::default(),
             definition,
             partition,
-            entries: HashMap::new(),
-            dirty: BTreeSet::new(),
             next: 0,
             marked: 0,
             at: -1,
             clock: i64::MIN,
             covered: BTreeMap::new(),
-            bytes: 0,
         }
     }
 
@@ -77,22 +67,27 @@ impl Partition {
     }
 
     pub fn keys(&self) -> usize {
-        self.entries.len()
+        self.rows.len()
     }
 
     /// Bytes of keys and values.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.rows.bytes()
+    }
+
+    /// Bytes of memory that keys, values, provenance and the way to find them take; indexes are not among them.
+    pub fn held_bytes(&self) -> usize {
+        self.rows.held()
     }
 
     /// Keys that a checkpoint would write.
     pub fn dirty(&self) -> usize {
-        self.dirty.len()
+        self.rows.dirty()
     }
 
     /// Whether a checkpoint would write anything, a mark included.
     pub fn moved(&self) -> bool {
-        self.next != self.marked || !self.dirty.is_empty()
+        self.next != self.marked || self.rows.dirty() > 0
     }
 
     /// Takes note that the input was read up to `next`, past records that are no data (control records, aborted ones).
@@ -131,19 +126,12 @@ impl Partition {
         self.next = record.offset + 1;
         self.at = record.timestamp;
         let folded = match self.definition.input() {
-            Input::Source { .. } => self
-                .definition
-                .project(0, record)
-                .map(|event| event.inspect(|event| self.clock = self.clock.max(event.time))),
+            Input::Source { .. } => self.fold_source(record),
             Input::Own { .. } if record.key == Some(names::MARK_KEY) => {
-                self.take_covered(record).map(|()| None)
+                self.take_covered(record).map(|()| false)
             }
-            Input::Own { .. } => read_projected(record).map(Some),
-        }
-        .and_then(|event| match event {
-            Some(event) => self.apply(event),
-            None => Ok(false),
-        });
+            Input::Own { .. } => self.fold_projected(record),
+        };
         match folded {
             Ok(changed) => Folded {
                 changed,
@@ -154,6 +142,47 @@ impl Partition {
                 fault: Some(fault),
             },
         }
+    }
+
+    fn fold_source(&mut self, record: &Record<'_>) -> Result<bool, Fault> {
+        let Self {
+            definition,
+            rows,
+            scanner,
+            clock,
+            ..
+        } = self;
+        let folded = definition.project(0, record, scanner, |event| {
+            *clock = (*clock).max(event.time);
+            rows.apply(definition, &event, *clock)
+        });
+        folded?.unwrap_or(Ok(false))
+    }
+
+    /// Folds a record that the intake wrote.
+    fn fold_projected(&mut self, record: &Record<'_>) -> Result<bool, Fault> {
+        let key = record
+            .key
+            .map(Text::from_bytes)
+            .transpose()?
+            .flatten()
+            .ok_or_else(|| invalid("key"))?;
+        let (origin, time) = provenance(record)?;
+        let document = record
+            .value
+            .map(|bytes| Document::read(bytes, &mut self.scanner))
+            .transpose()
+            .map_err(|_| invalid("value"))?;
+        let event = Projected {
+            key,
+            change: match &document {
+                Some(document) => Change::Put(document),
+                None => Change::Drop,
+            },
+            time,
+            origin,
+        };
+        self.rows.apply(&self.definition, &event, self.clock)
     }
 
     fn take_covered(&mut self, record: &Record<'_>) -> Result<(), Fault> {
@@ -186,112 +215,6 @@ impl Partition {
         }
     }
 
-    fn apply(&mut self, event: Projected) -> Result<bool, Fault> {
-        match *self.definition.fold() {
-            Fold::Latest { .. } => self.apply_latest(event),
-            Fold::History { limit, within_ms } => {
-                let kept_from =
-                    within_ms.map(|within| self.clock.saturating_sub(within.saturating_mul(2)));
-                self.apply_history(&event, limit as usize, kept_from)
-            }
-            // Refused when the view was compiled.
-            Fold::Aggregate { .. } => Ok(false),
-        }
-    }
-
-    fn apply_latest(&mut self, event: Projected) -> Result<bool, Fault> {
-        let key = event.key.clone();
-        let former = match self.entries.get(&key) {
-            Some(Entry::Latest(former)) => Some(former),
-            _ => None,
-        };
-        match latest::next(&self.definition, former, event)? {
-            latest::Outcome::Unchanged => Ok(false),
-            latest::Outcome::Gone => {
-                self.remove(&key);
-                self.dirty.insert(key);
-                Ok(true)
-            }
-            latest::Outcome::Put(entry) => {
-                self.put_latest(key.clone(), entry);
-                self.dirty.insert(key);
-                Ok(true)
-            }
-        }
-    }
-
-    fn apply_history(
-        &mut self,
-        event: &Projected,
-        limit: usize,
-        kept_from: Option<i64>,
-    ) -> Result<bool, Fault> {
-        let Change::Put(value) = &event.change else {
-            let known = self.remove(&event.key);
-            if known {
-                self.dirty.insert(event.key.clone());
-            }
-            return Ok(known);
-        };
-        let mut entry = match self.entries.remove(&event.key) {
-            Some(Entry::History(entry)) => entry,
-            _ => history::Entry::default(),
-        };
-        let former = entry.bytes();
-        let known = former > 0;
-        let added = entry.add(value, event, limit, kept_from);
-        if known || matches!(added, Ok(true)) {
-            self.bytes += entry.bytes();
-            self.bytes -= former;
-            if !known {
-                self.bytes += event.key.as_bytes().len();
-            }
-            self.entries
-                .insert(event.key.clone(), Entry::History(entry));
-        }
-        if matches!(added, Ok(true)) {
-            self.dirty.insert(event.key.clone());
-        }
-        added
-    }
-
-    fn put_latest(&mut self, key: Key, entry: latest::Entry) {
-        self.remove(&key);
-        for (place, index_key) in &entry.index_keys {
-            if let Some(index) = self.indexes.get_mut(*place) {
-                index
-                    .entry(index_key.clone())
-                    .or_default()
-                    .insert(key.clone());
-            }
-        }
-        self.bytes += key.as_bytes().len() + entry.value.len();
-        self.entries.insert(key, Entry::Latest(entry));
-    }
-
-    /// Takes a key out of entries and indexes; whether it was there.
-    fn remove(&mut self, key: &Key) -> bool {
-        let size = match self.entries.remove(key) {
-            None => return false,
-            Some(Entry::History(entry)) => entry.bytes(),
-            Some(Entry::Latest(entry)) => {
-                for (place, index_key) in &entry.index_keys {
-                    if let Some(index) = self.indexes.get_mut(*place)
-                        && let Some(keys) = index.get_mut(index_key)
-                    {
-                        keys.remove(key);
-                        if keys.is_empty() {
-                            index.remove(index_key);
-                        }
-                    }
-                }
-                entry.value.len()
-            }
-        };
-        self.bytes -= key.as_bytes().len() + size;
-        true
-    }
-
     /// Takes one record of the state topic, in offset order: a value, a tombstone or the mark.
     ///
     /// # Errors
@@ -310,21 +233,16 @@ impl Partition {
             self.cover(mark.covered);
             return Ok(());
         }
-        let key = Key::from_bytes(key)?.ok_or_else(|| invalid("key"))?;
-        let Some(bytes) = record.value else {
-            self.remove(&key);
-            return Ok(());
-        };
-        if self.definition.is_history() {
-            let entry = history::Entry::restore(record, bytes)?;
-            self.remove(&key);
-            self.bytes += key.as_bytes().len() + entry.bytes();
-            self.entries.insert(key, Entry::History(entry));
-        } else {
-            let entry = latest::Entry::restore(&self.definition, &key, record, bytes)?;
-            self.put_latest(key, entry);
+        let key = Text::from_bytes(key)?.ok_or_else(|| invalid("key"))?;
+        match record.value {
+            Some(value) => self
+                .rows
+                .restore(&self.definition, key.as_str(), record, value),
+            None => {
+                self.rows.remove(&self.definition, key.as_str());
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// What has to be written to the state topic, in one transaction, for it to be this state: each changed key once, in key order,
@@ -343,18 +261,10 @@ impl Partition {
             timestamp: None,
         };
         let mut records: Vec<NewRecord> = self
-            .dirty
-            .iter()
-            .map(|key| match self.entries.get(key) {
-                None => record(key.as_bytes(), None, Vec::new()),
-                Some(entry) => {
-                    let (value, time, origin, state) = entry.parts();
-                    let mut headers = provenance_headers(origin, time);
-                    headers
-                        .extend(state.map(|state| (names::header::STATE.to_owned(), Some(state))));
-                    record(key.as_bytes(), Some(value), headers)
-                }
-            })
+            .rows
+            .changed()
+            .into_iter()
+            .map(|row| record(row.key.as_bytes(), row.value, row.headers))
             .collect();
         let mark = Mark {
             next: self.next,
@@ -370,7 +280,7 @@ impl Partition {
 
     /// What [`Partition::checkpoint`] gave was committed.
     pub fn checkpointed(&mut self) {
-        self.dirty.clear();
+        self.rows.clean();
         self.marked = self.next;
     }
 
@@ -388,52 +298,41 @@ impl Partition {
     }
 
     pub(super) fn get(&self, key: &Key, _at: i64) -> Option<Row> {
-        match self.entries.get(key) {
-            Some(Entry::Latest(entry)) if entry.visible => {
-                Some(self.row(key, &entry.value, entry.time, entry.origin))
-            }
-            _ => None,
-        }
+        let found = self.rows.get(key.as_str())?;
+        Some(self.row(key, found))
     }
 
+    /// Events younger than `after`, newest first.
     pub(super) fn events(&self, key: &Key, after: Option<i64>) -> impl Iterator<Item = Row> {
-        let entry = match self.entries.get(key) {
-            Some(Entry::History(entry)) => Some(entry),
-            _ => None,
-        };
-        entry.into_iter().flat_map(move |entry| {
-            entry
-                .younger_than(after)
-                .map(|event| self.row(key, &event.value, event.time, event.origin))
-        })
+        self.rows
+            .events(key.as_str())
+            .take_while(move |event| after.is_none_or(|after| event.time > after))
+            .map(|event| self.row(key, event))
     }
 
     pub(super) fn indexed(&self, index: usize, key: &Key) -> impl Iterator<Item = &Key> {
-        self.indexes
-            .get(index)
-            .and_then(|index| index.get(key))
-            .into_iter()
-            .flatten()
+        self.rows.indexed(index, key)
     }
 
-    pub(super) fn all_keys(&self) -> impl Iterator<Item = &Key> {
-        self.entries.keys()
+    /// In no order.
+    pub(super) fn all_keys(&self) -> impl Iterator<Item = &str> {
+        self.rows.keys()
     }
 
-    fn row(&self, key: &Key, value: &[u8], time: i64, origin: Origin) -> Row {
+    fn row(&self, key: &Key, found: Found<'_>) -> Row {
         Row {
             key: key.clone(),
-            value: latest::decode(value),
+            value: json::parse(found.value),
             position: Position {
                 topic: self
                     .definition
-                    .source_topic(origin.from)
+                    .source_topic(found.origin.from)
                     .cloned()
                     .unwrap_or_default(),
-                partition: origin.partition,
-                offset: origin.offset,
+                partition: found.origin.partition,
+                offset: found.origin.offset,
             },
-            time,
+            time: found.time,
         }
     }
 }
@@ -445,58 +344,6 @@ impl PartialEq for Partition {
             && self.next == other.next
             && self.clock == other.clock
             && self.coverage() == other.coverage()
-            && self.entries == other.entries
-            && self.indexes == other.indexes
-            && self.bytes == other.bytes
+            && self.rows == other.rows
     }
-}
-
-impl Entry {
-    fn parts(&self) -> (Vec<u8>, i64, Origin, Option<Vec<u8>>) {
-        match self {
-            Self::Latest(entry) => (
-                entry.value.to_vec(),
-                entry.time,
-                entry.origin,
-                entry.state_header(),
-            ),
-            Self::History(entry) => {
-                let (time, origin) = entry.newest().unwrap_or((
-                    i64::MIN,
-                    Origin {
-                        from: 0,
-                        partition: 0,
-                        offset: 0,
-                    },
-                ));
-                (entry.value(), time, origin, entry.state_header())
-            }
-        }
-    }
-}
-
-/// A record that the intake wrote.
-fn read_projected(record: &Record<'_>) -> Result<Projected, Fault> {
-    let key = record
-        .key
-        .map(Key::from_bytes)
-        .transpose()?
-        .flatten()
-        .ok_or_else(|| invalid("key"))?;
-    let (origin, time) = provenance(record)?;
-    let change = match record.value {
-        None => Change::Drop,
-        Some(bytes) => Change::Put(serde_json::from_slice::<Value>(bytes).map_err(|_| {
-            Fault::new(
-                Reason::InvalidInternalRecord,
-                "the projected value is not JSON",
-            )
-        })?),
-    };
-    Ok(Projected {
-        key,
-        change,
-        time,
-        origin,
-    })
 }

@@ -573,7 +573,7 @@ fn check(definition: &Arc<Definition>, steps: &[Step]) -> (Partition, Vec<NewRec
 fn contents(state: Partition) -> BTreeMap<String, Value> {
     let mut view = View::new(compile(json!([{"source": "a"}]), latest(), json!([])));
     view.partitions.insert(0, state);
-    let keys: Vec<Key> = view.all_keys().into_iter().cloned().collect();
+    let keys: Vec<Key> = view.all_keys().into_iter().collect();
     keys.into_iter()
         .filter_map(|key| Some((key.to_string(), view.get(&key, i64::MAX)?.value)))
         .collect()
