@@ -42,6 +42,9 @@ use tokio_util::sync::CancellationToken;
 /// How long a stage takes at most to finish what is in flight when it is shut down. A pod has 30 s.
 pub const DRAIN: Duration = Duration::from_secs(20);
 
+/// How much has to be folded again after a crash, against how often a hot key is written.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+
 /// What a stage needs from the process that it runs in.
 #[derive(Clone)]
 pub struct Services {
@@ -53,6 +56,8 @@ pub struct Services {
     pub shutdown: CancellationToken,
     /// By resource name: takes the place of the model that the configuration describes.
     pub models: BTreeMap<String, Arc<dyn Model>>,
+    /// The longest that a view stage keeps a change to itself before it is in a checkpoint.
+    pub checkpoint_every: Duration,
 }
 
 impl Services {
@@ -65,6 +70,7 @@ impl Services {
             metrics: Arc::new(Metrics::new()),
             shutdown: CancellationToken::new(),
             models: BTreeMap::new(),
+            checkpoint_every: CHECKPOINT_EVERY,
         }
     }
 }

@@ -30,7 +30,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-const EVERY: Duration = Duration::from_secs(5);
 const KEYS: usize = 20_000;
 const BYTES: usize = 16 << 20;
 const IDLE: Duration = Duration::from_secs(10);
@@ -336,7 +335,7 @@ impl Fold {
             .filter(|(_, folding)| !folding.stopped)
             .filter_map(|(_, folding)| folding.since)
             .min()
-            .map(|since| since + EVERY)
+            .map(|since| since + self.context.services.checkpoint_every)
     }
 
     fn wait(&self) -> Duration {
