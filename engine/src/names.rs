@@ -27,6 +27,8 @@ pub mod header {
     pub const TIME: &str = "hw-t";
     /// State topics: fold state where the value is not all of it; the first byte is the codec version.
     pub const STATE: &str = "hw-st";
+    /// State topics of views that expire: event time of the key's last event, ASCII decimal, milliseconds since the epoch.
+    pub const LAST: &str = "hw-l";
     /// Dead letters: why, and where the record came from.
     pub const REASON: &str = "headwater-reason";
     /// Dead letters: what was expected and where, in words.
@@ -37,6 +39,8 @@ pub mod header {
     pub const POSITION: &str = "headwater-position";
     /// Dead letters: the record's own timestamp, decimal, milliseconds since the epoch.
     pub const TIMESTAMP: &str = "headwater-timestamp";
+    /// Dead letters: written without the record's value, which was too large beside these headers.
+    pub const NO_VALUE: &str = "headwater-no-value";
     /// On a record that was a dead letter and was fed again: the position that it was refused at. On a
     /// record of a dead-letter topic without a value: where the letter of its key was fed again.
     pub const RETRIED: &str = "headwater-retried";
@@ -82,6 +86,20 @@ pub fn input_topic(namespace: &str, view: &str, generation: &str) -> String {
     format!("{namespace}.view.{view}.{generation}-in")
 }
 
+/// The generation that a topic belongs to, if it is one of a generation of this view.
+pub fn generation_of<'a>(namespace: &str, view: &str, topic: &'a str) -> Option<&'a str> {
+    let rest = topic
+        .strip_prefix(namespace)?
+        .strip_prefix(".view.")?
+        .strip_prefix(view)?
+        .strip_prefix('.')?;
+    let (generation, part) = rest.split_at_checked(6)?;
+    let hexadecimal = generation
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (hexadecimal && (part.is_empty() || part == "-in")).then_some(generation)
+}
+
 /// The turns of an agent's conversations.
 pub fn conversation_topic(namespace: &str, agent: &str) -> String {
     format!("{namespace}.agent.{agent}.conversation")
@@ -114,4 +132,32 @@ pub fn group(
 /// Static member id and transactional id of one replica in a group.
 pub fn member(group: &str, ordinal: u32) -> String {
     format!("{group}.{ordinal}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generations_topics_are_told_from_all_others() {
+        let of = |topic: &str| generation_of("shop", "orders", topic).map(str::to_owned);
+        assert_eq!(
+            of(&state_topic("shop", "orders", "0a1b2c")).as_deref(),
+            Some("0a1b2c")
+        );
+        assert_eq!(
+            of(&input_topic("shop", "orders", "0a1b2c")).as_deref(),
+            Some("0a1b2c")
+        );
+        for other in [
+            dead_topic("shop", Owner::View, "orders"),
+            state_topic("shop", "orders-2", "0a1b2c"),
+            state_topic("shops", "orders", "0a1b2c"),
+            "shop.view.orders.0a1b2c-other".to_owned(),
+            "shop.view.orders.0a1b2".to_owned(),
+            "shop.view.orders.0a1b2g".to_owned(),
+        ] {
+            assert_eq!(of(&other), None, "{other}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A view as it was declared, compiled: how a record of each source becomes a change of one key.
 
+use super::aggregate::Aggregate;
 use super::from::{self, From, NoViews};
 use super::indexes::Places;
 use super::origin::{self, Origin};
@@ -27,6 +28,9 @@ pub struct Definition {
     state_topic: String,
     from: Vec<From>,
     indexes: Vec<Index>,
+    /// Of an `aggregate` view.
+    aggregate: Option<Aggregate>,
+    expire_after: Option<i64>,
     /// Bits of the `from` entries that a merged row needs to be seen.
     required: u64,
 }
@@ -76,9 +80,6 @@ impl Definition {
                 ),
             );
         }
-        if matches!(view.fold, Fold::Aggregate { .. }) {
-            problems.add("spec.aggregate", reason::INVALID_SPEC, "not built yet");
-        }
         let mut from = Vec::new();
         let mut required = 0;
         for (place, entry) in origin::sorted(&view.from).into_iter().enumerate() {
@@ -88,7 +89,14 @@ impl Definition {
             }
             from.extend(From::compile(entry, sources, &path, &mut problems));
         }
-        let indexes = compile_indexes(view, sources, &mut problems);
+        let mut aggregate = match &view.fold {
+            Fold::Aggregate { fields } => {
+                let names = known(view, sources, Names::new(&["value"]));
+                Aggregate::compile(fields, &names, &mut problems)
+            }
+            _ => None,
+        };
+        let indexes = compile_indexes(view, sources, aggregate.as_mut(), &mut problems);
         problems.finish()?;
         Ok(Arc::new(Self {
             name: view.name.clone(),
@@ -97,6 +105,8 @@ impl Definition {
             state_topic: view.state_topic.clone(),
             from,
             indexes,
+            aggregate,
+            expire_after: view.expire_after_ms,
             required,
         }))
     }
@@ -111,6 +121,16 @@ impl Definition {
 
     pub fn is_history(&self) -> bool {
         matches!(self.fold, Fold::History { .. })
+    }
+
+    /// The fields of an `aggregate` view.
+    pub(super) fn aggregate(&self) -> Option<&Aggregate> {
+        self.aggregate.as_ref()
+    }
+
+    /// Milliseconds after its last event when a key is gone.
+    pub(super) fn expire_after(&self) -> Option<i64> {
+        self.expire_after
     }
 
     pub fn input(&self) -> &Input {
@@ -252,9 +272,23 @@ impl Variables for RowVariables<'_> {
     }
 }
 
+/// What is folded is known where it is one source's events as they came.
+fn known(view: &config::View, sources: &BTreeMap<String, config::Source>, names: Names) -> Names {
+    if let [only] = view.from.as_slice()
+        && only.value.is_none()
+        && let Some(schema) = sources
+            .get(&only.source)
+            .and_then(|source| source.schema.as_ref())
+    {
+        return names.schema("value", schema);
+    }
+    names
+}
+
 fn compile_indexes(
     view: &config::View,
     sources: &BTreeMap<String, config::Source>,
+    mut aggregate: Option<&mut Aggregate>,
     problems: &mut CompileError,
 ) -> Vec<Index> {
     if matches!(view.fold, Fold::History { .. }) && !view.indexes.is_empty() {
@@ -264,16 +298,11 @@ fn compile_indexes(
             "a history has no indexes; put them on a latest view",
         );
     }
-    let mut names = Names::new(&["key", "value"]);
-    // What the rows look like is known where they are one source's events as they came.
-    if let [only] = view.from.as_slice()
-        && only.value.is_none()
-        && let Some(schema) = sources
-            .get(&only.source)
-            .and_then(|source| source.schema.as_ref())
-    {
-        names = names.schema("value", schema);
-    }
+    let names = Names::new(&["key", "value"]);
+    let names = match &view.fold {
+        Fold::Aggregate { fields } => names.fields("value", fields.iter().map(|field| &field.name)),
+        _ => known(view, sources, names),
+    };
     view.indexes
         .iter()
         .filter_map(|index| {
@@ -281,11 +310,15 @@ fn compile_indexes(
                 IndexKey::One(text) => ("key", text, Wanted::Key),
                 IndexKey::Many(text) => ("keys", text, Wanted::List),
             };
+            let path = format!("spec.indexes[name={}].{field}", index.name);
             let key = problems.take(
-                format!("spec.indexes[name={}].{field}", index.name),
+                &path,
                 reason::INVALID_EXPRESSION,
                 Expression::compile_for(text, &names, wanted),
             )?;
+            if let Some(aggregate) = &mut aggregate {
+                problems.take(path, reason::INVALID_SPEC, aggregate.index(&key))?;
+            }
             Some(Index {
                 name: index.name.clone(),
                 key,

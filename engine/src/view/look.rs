@@ -9,10 +9,7 @@ impl Partition {
     /// The row of a key as of `at`, milliseconds of event time; of a history its events, newest first.
     pub fn rows(&self, key: &Key, at: i64) -> Vec<Row> {
         match *self.definition().fold() {
-            Fold::History { limit, within_ms } => {
-                let after = within_ms.map(|within| at.saturating_sub(within));
-                self.events(key, after).take(limit as usize).collect()
-            }
+            Fold::History { limit, .. } => self.events(key, at).take(limit as usize).collect(),
             _ => self.get(key, at).into_iter().collect(),
         }
     }

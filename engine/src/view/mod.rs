@@ -21,6 +21,7 @@ mod origin;
 mod partition;
 mod rows;
 mod slots;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -113,14 +114,13 @@ impl View {
 
     /// The events of a key of a `history` view as of `at`: newest first, at most its limit, none older than its window.
     pub fn history(&self, key: &Key, at: i64) -> Vec<Row> {
-        let Fold::History { limit, within_ms } = *self.definition.fold() else {
+        let Fold::History { limit, .. } = *self.definition.fold() else {
             return Vec::new();
         };
-        let after = within_ms.map(|within| at.saturating_sub(within));
         let mut rows: Vec<Row> = self
             .partitions
             .values()
-            .flat_map(|state| state.events(key, after))
+            .flat_map(|state| state.events(key, at))
             .collect();
         // Stable, so that log order stays within a partition.
         rows.sort_by_key(|row| std::cmp::Reverse(row.time));

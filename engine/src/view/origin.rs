@@ -115,11 +115,15 @@ pub(super) fn provenance(record: &Record<'_>) -> Result<(Origin, i64), Fault> {
             .header(header::SOURCE)
             .ok_or_else(|| invalid(header::SOURCE))?,
     )?;
-    let time = record
-        .header(header::TIME)
+    Ok((origin, number(record, header::TIME)?))
+}
+
+/// A header that is an ASCII decimal.
+pub(super) fn number(record: &Record<'_>, header: &str) -> Result<i64, Fault> {
+    record
+        .header(header)
         .and_then(|bytes| std::str::from_utf8(bytes).ok()?.parse().ok())
-        .ok_or_else(|| invalid(header::TIME))?;
-    Ok((origin, time))
+        .ok_or_else(|| invalid(header))
 }
 
 pub(super) fn invalid(what: &str) -> Fault {

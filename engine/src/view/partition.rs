@@ -4,16 +4,18 @@
 //! state is the same whatever checkpoints were taken on the way; no clock is read.
 
 use super::Row;
+use super::aggregate::Applied;
 use super::definition::{Change, Definition, Projected};
-use super::origin::{Covered, Mark, invalid, provenance};
-use super::rows::{Found, Rows};
-use crate::config::Input;
+use super::origin::{Covered, Mark, Origin, invalid, provenance};
+use super::rows::Rows;
+use crate::config::{Fold, Input};
 use crate::fault::Fault;
 use crate::json::scan::Scanner;
 use crate::json::{self, Document};
 use crate::key::{Key, Text};
 use crate::names;
 use crate::record::{NewRecord, Position, Record};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -37,6 +39,8 @@ pub struct Partition {
 pub struct Folded {
     /// A value is another one now.
     pub changed: bool,
+    /// The event came too late to be kept: for a window of an aggregate, or for a key that would have expired.
+    pub late: bool,
     /// The record was refused; the state is as before, the record counts as read.
     pub fault: Option<Fault>,
 }
@@ -127,24 +131,23 @@ impl Partition {
         self.at = record.timestamp;
         let folded = match self.definition.input() {
             Input::Source { .. } => self.fold_source(record),
-            Input::Own { .. } if record.key == Some(names::MARK_KEY) => {
-                self.take_covered(record).map(|()| false)
-            }
+            Input::Own { .. } if record.key == Some(names::MARK_KEY) => self.take_covered(record),
             Input::Own { .. } => self.fold_projected(record),
         };
         match folded {
-            Ok(changed) => Folded {
+            Ok(Applied { changed, late }) => Folded {
                 changed,
+                late,
                 fault: None,
             },
             Err(fault) => Folded {
-                changed: false,
                 fault: Some(fault),
+                ..Folded::default()
             },
         }
     }
 
-    fn fold_source(&mut self, record: &Record<'_>) -> Result<bool, Fault> {
+    fn fold_source(&mut self, record: &Record<'_>) -> Result<Applied, Fault> {
         let Self {
             definition,
             rows,
@@ -156,11 +159,11 @@ impl Partition {
             *clock = (*clock).max(event.time);
             rows.apply(definition, &event, *clock)
         });
-        folded?.unwrap_or(Ok(false))
+        folded?.unwrap_or(Ok(Applied::default()))
     }
 
     /// Folds a record that the intake wrote.
-    fn fold_projected(&mut self, record: &Record<'_>) -> Result<bool, Fault> {
+    fn fold_projected(&mut self, record: &Record<'_>) -> Result<Applied, Fault> {
         let key = record
             .key
             .map(Text::from_bytes)
@@ -185,7 +188,7 @@ impl Partition {
         self.rows.apply(&self.definition, &event, self.clock)
     }
 
-    fn take_covered(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+    fn take_covered(&mut self, record: &Record<'_>) -> Result<Applied, Fault> {
         let mark: Mark = record
             .value
             .and_then(|bytes| serde_json::from_slice(bytes).ok())
@@ -200,7 +203,10 @@ impl Partition {
             .min()
             .or_else(|| self.covered.values().map(|covered| covered.time).max());
         self.clock = self.clock.max(clock.unwrap_or(i64::MIN));
-        Ok(())
+        Ok(Applied {
+            changed: self.rows.forget(&self.definition, self.clock),
+            late: false,
+        })
     }
 
     fn cover(&mut self, covered: Vec<Covered>) {
@@ -234,15 +240,7 @@ impl Partition {
             return Ok(());
         }
         let key = Text::from_bytes(key)?.ok_or_else(|| invalid("key"))?;
-        match record.value {
-            Some(value) => self
-                .rows
-                .restore(&self.definition, key.as_str(), record, value),
-            None => {
-                self.rows.remove(&self.definition, key.as_str());
-                Ok(())
-            }
-        }
+        self.rows.restore(&self.definition, key.as_str(), record)
     }
 
     /// What has to be written to the state topic, in one transaction, for it to be this state: each changed key once, in key order,
@@ -262,7 +260,7 @@ impl Partition {
         };
         let mut records: Vec<NewRecord> = self
             .rows
-            .changed()
+            .changed(&self.definition, self.clock)
             .into_iter()
             .map(|row| record(row.key.as_bytes(), row.value, row.headers))
             .collect();
@@ -297,17 +295,31 @@ impl Partition {
         }
     }
 
-    pub(super) fn get(&self, key: &Key, _at: i64) -> Option<Row> {
+    /// The row of a key as of `at`, of a view that is no history.
+    pub(super) fn get(&self, key: &Key, at: i64) -> Option<Row> {
+        if self.rows.is_gone(key, at) {
+            return None;
+        }
+        if let Some(aggregate) = self.definition.aggregate() {
+            let entry = self.rows.aggregated(key.as_str())?;
+            let (time, origin) = entry.newest();
+            return Some(self.row(key, entry.value(aggregate, at), time, origin));
+        }
         let found = self.rows.get(key.as_str())?;
-        Some(self.row(key, found))
+        Some(self.row(key, json::parse(found.value), found.time, found.origin))
     }
 
-    /// Events younger than `after`, newest first.
-    pub(super) fn events(&self, key: &Key, after: Option<i64>) -> impl Iterator<Item = Row> {
+    /// The events of a key of a history as of `at`, newest first: those of its window, if it has one.
+    pub(super) fn events(&self, key: &Key, at: i64) -> impl Iterator<Item = Row> {
+        let after = match *self.definition.fold() {
+            Fold::History { within_ms, .. } => within_ms.map(|within| at.saturating_sub(within)),
+            _ => None,
+        };
+        let there = !self.rows.is_gone(key, at);
         self.rows
             .events(key.as_str())
-            .take_while(move |event| after.is_none_or(|after| event.time > after))
-            .map(|event| self.row(key, event))
+            .take_while(move |event| there && after.is_none_or(|after| event.time > after))
+            .map(|event| self.row(key, json::parse(event.value), event.time, event.origin))
     }
 
     pub(super) fn indexed(&self, index: usize, key: &Key) -> impl Iterator<Item = &Key> {
@@ -319,20 +331,20 @@ impl Partition {
         self.rows.keys()
     }
 
-    fn row(&self, key: &Key, found: Found<'_>) -> Row {
+    fn row(&self, key: &Key, value: Value, time: i64, origin: Origin) -> Row {
         Row {
             key: key.clone(),
-            value: json::parse(found.value),
+            value,
             position: Position {
                 topic: self
                     .definition
-                    .source_topic(found.origin.from)
+                    .source_topic(origin.from)
                     .cloned()
                     .unwrap_or_default(),
-                partition: found.origin.partition,
-                offset: found.origin.offset,
+                partition: origin.partition,
+                offset: origin.offset,
             },
-            time: found.time,
+            time,
         }
     }
 }

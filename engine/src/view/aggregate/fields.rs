@@ -4,6 +4,7 @@ use super::item::Item;
 use crate::config::{AggregateField, Compute};
 use crate::expr::{Expression, Names, Variable, Variables, Wanted};
 use crate::fault::{Fault, Reason};
+use crate::json::Document;
 use crate::problem::{CompileError, reason};
 use std::collections::BTreeSet;
 
@@ -36,6 +37,8 @@ pub(super) struct Input {
     name: String,
     filter: Option<Expression>,
     of: Option<Expression>,
+    /// One of them uses `value` other than by its fields.
+    whole: bool,
 }
 
 /// What one event is to an input.
@@ -91,10 +94,14 @@ impl Aggregate {
                         Expression::compile_for(text, names, wanted),
                     )
                 };
+                let filter = expression("where", field.filter.as_ref(), Wanted::Bool);
+                let of = expression("of", field.of.as_ref(), Wanted::Anything);
+                let mut both = filter.iter().chain(&of);
                 compiled.inputs.push(Input {
                     name: field.name.clone(),
-                    filter: expression("where", field.filter.as_ref(), Wanted::Bool),
-                    of: expression("of", field.of.as_ref(), Wanted::Anything),
+                    whole: both.any(|expression| expression.reads_whole("value")),
+                    filter,
+                    of,
                 });
                 texts.push(pair);
             }
@@ -145,13 +152,17 @@ impl Aggregate {
     ///
     /// # Errors
     /// An expression that fails, other than `of` on an absent field: then the event does not count.
-    pub(super) fn take(&self, value: Variable<'_>) -> Result<Vec<Taken>, Fault> {
-        let variables = OnlyValue(value);
+    pub(super) fn take(&self, value: &Document<'_>) -> Result<Vec<Taken>, Fault> {
         self.inputs
             .iter()
             .map(|input| {
+                let value = if input.whole {
+                    Variable::Json(value.value())
+                } else {
+                    value.variable()
+                };
                 input
-                    .take(&variables)
+                    .take(&OnlyValue(value))
                     .map_err(|fault| fault.at(format_args!("aggregate field '{}'", input.name)))
             })
             .collect()

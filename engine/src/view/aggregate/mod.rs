@@ -13,18 +13,20 @@ mod fields;
 mod item;
 #[cfg(test)]
 mod property;
+mod rows;
 mod sliding;
 #[cfg(test)]
 mod tests;
 mod total;
 
 pub(super) use fields::Aggregate;
+pub(super) use rows::{Applied, Rows};
 
 use super::latest::VALUE_BYTES_MAX;
 use super::origin::{self, Origin};
 use crate::config::Compute;
-use crate::expr::Variable;
 use crate::fault::{Fault, Reason};
+use crate::json::Document;
 use crate::names::header;
 use crate::record::Record;
 use all_time::AllTime;
@@ -160,7 +162,7 @@ impl Entry {
     pub(super) fn prepare(
         &self,
         aggregate: &Aggregate,
-        value: Variable<'_>,
+        value: &Document<'_>,
         time: i64,
         origin: Origin,
         clock: i64,

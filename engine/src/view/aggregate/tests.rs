@@ -55,11 +55,11 @@ impl<'a> Key<'a> {
         };
         self.offset += 1;
         self.clock = self.clock.max(time);
-        let variable = Variable::Json(value);
+        let document = Document::built(value.clone());
         let before = self.entry.clone();
         let prepared = self
             .entry
-            .prepare(self.aggregate, variable, time, origin, self.clock)?;
+            .prepare(self.aggregate, &document, time, origin, self.clock)?;
         assert_eq!(self.entry, before, "preparing changes nothing");
         let (changed, late) = (prepared.changed, prepared.late);
         self.entry.commit(self.aggregate, prepared);
@@ -534,7 +534,7 @@ fn an_index_reads_fields_over_all_time_only() {
     let origin = key.entry.newest().1;
     let prepared = key
         .entry
-        .prepare(&aggregate, Variable::Json(&next), 2, origin, 2)
+        .prepare(&aggregate, &Document::built(next), 2, origin, 2)
         .unwrap();
     assert_eq!(
         key.entry.index_row_with(&aggregate, &prepared),
