@@ -83,6 +83,7 @@ fn slow() -> Histogram {
 pub struct Metrics {
     registry: Registry,
     pub records_folded: Family<Held, Counter>,
+    pub late_events: Family<Held, Counter>,
     pub view_keys: Family<Held, Gauge>,
     pub view_bytes: Family<Held, Gauge>,
     pub checkpoint_seconds: Histograms<Stage>,
@@ -109,6 +110,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("headwater"),
             records_folded: Family::default(),
+            late_events: Family::default(),
             view_keys: Family::default(),
             view_bytes: Family::default(),
             checkpoint_seconds: Family::new_with_constructor(fast),
@@ -138,6 +140,11 @@ impl Metrics {
             "records_folded",
             "Records folded into a view",
             self.records_folded.clone(),
+        );
+        r.register(
+            "late_events",
+            "Events that came too late for a window or a key of a view, and were not kept for it",
+            self.late_events.clone(),
         );
         r.register(
             "view_keys",

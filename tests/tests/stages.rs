@@ -16,12 +16,16 @@ mod bed;
 mod faults;
 #[path = "stages/faulty.rs"]
 mod faulty;
+#[path = "stages/joins.rs"]
+mod joins;
 #[path = "stages/life.rs"]
 mod life;
 #[path = "stages/models.rs"]
 mod models;
 #[path = "stages/views.rs"]
 mod views;
+#[path = "stages/windows.rs"]
+mod windows;
 
 use bed::{Bed, Seen};
 use serde_json::json;
@@ -48,6 +52,8 @@ on_both_logs!(
     views::a_view_goes_on_from_its_checkpoint,
     views::several_sources_are_one_view,
     views::of_what_waits_in_several_sources_the_oldest_goes_first,
+    windows::an_aggregate_goes_on_after_a_crash_and_is_read_at_the_triggers_time,
+    windows::expired_keys_are_gone_for_readers_and_then_from_the_topic,
     life::a_zombie_is_fenced,
     life::transactions_that_go_wrong_are_applied_once,
     life::shutdown_finishes_what_is_in_flight,
@@ -57,6 +63,14 @@ on_both_logs!(
     faults::a_record_that_cannot_be_written_fails_its_run_alone,
     faults::lost_positions_are_not_guessed,
     life::idle_is_when_nothing_is_left,
+    joins::semantics_7_a_join_has_what_was_acknowledged_before_its_event,
+    joins::semantics_7_a_join_has_what_is_in_its_events_transaction,
+    joins::after_a_crash_joins_are_read_again_only_for_what_was_not_committed,
+    joins::a_join_reaches_through_two_hops,
+    joins::a_join_waits_for_its_view_and_says_so,
+    joins::a_stage_that_waits_for_a_join_ends_at_once_and_loses_nothing,
+    joins::replicas_share_an_intake_with_joins_and_hand_it_over,
+    joins::what_fails_with_its_join_is_a_dead_letter_or_stops,
 );
 
 fn text(seen: &Seen) -> &str {

@@ -206,6 +206,7 @@ impl Fold {
         let folded = folding.partition.fold(record);
         counts.records += 1;
         counts.changes += usize::from(folded.changed);
+        counts.late += u64::from(folded.late);
         folding.bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         folding.since.get_or_insert_with(Instant::now);
         let Some(fault) = folded.fault else {
@@ -384,6 +385,10 @@ impl Fold {
             .records_folded
             .get_or_create(&self.label)
             .inc_by(counts.records as u64);
+        if counts.late > 0 {
+            let late = &self.context.services.metrics.late_events;
+            late.get_or_create(&self.label).inc_by(counts.late);
+        }
         self.life.board.folded(counts.records as u64);
         self.context.services.observer.tell(|| Happening::Folded {
             stage: self.view.name.clone(),
@@ -470,6 +475,7 @@ impl Fold {
 struct Counts {
     records: usize,
     changes: usize,
+    late: u64,
 }
 
 fn fold_group(context: &Context, view: &View) -> String {
