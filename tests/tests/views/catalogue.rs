@@ -1,0 +1,286 @@
+//! The views of one seed: every way to fold, over sources of unequal partition counts.
+
+use crate::events::Draw;
+use crate::expressions::{
+    DELETES, FILTERS, INDEXES, KEYS, OBJECTS, SOURCE_KEY, SOURCE_TIME, VALUES,
+};
+use crate::naive::event::{Entry, Source, Taste};
+use crate::naive::rows::{Fold, Index};
+use serde_json::{Value, json};
+
+pub struct SourceSpec {
+    pub name: &'static str,
+    pub partitions: i32,
+    pub source: Source,
+}
+
+/// Sources by place.
+pub const ORDERS: usize = 0;
+pub const PEOPLE: usize = 1;
+pub const PRICES: usize = 2;
+
+pub fn sources() -> Vec<SourceSpec> {
+    let plain = Source::default();
+    let own = Source {
+        key: Some(SOURCE_KEY),
+        event_time: Some(SOURCE_TIME),
+    };
+    vec![
+        SourceSpec {
+            name: "orders",
+            partitions: 3,
+            source: plain,
+        },
+        SourceSpec {
+            name: "people",
+            partitions: 2,
+            source: own,
+        },
+        SourceSpec {
+            name: "prices",
+            partitions: 1,
+            source: plain,
+        },
+    ]
+}
+
+#[derive(Clone)]
+pub struct FromSpec {
+    pub name: &'static str,
+    /// Place in [`sources`].
+    pub source: usize,
+    pub entry: Entry,
+}
+
+#[derive(Clone)]
+pub struct ViewSpec {
+    pub name: &'static str,
+    /// By name, as origins count them.
+    pub from: Vec<FromSpec>,
+    pub fold: Fold,
+    pub indexes: Vec<Index>,
+    /// Whether the view has an input log of its own.
+    pub own: bool,
+    /// Of its input log.
+    pub partitions: i32,
+}
+
+impl ViewSpec {
+    pub fn taste(&self) -> Taste {
+        match self.fold {
+            Fold::Replace => Taste::Latest,
+            Fold::Fields { .. } => Taste::Fields,
+            Fold::History { .. } => Taste::Events,
+        }
+    }
+
+    pub fn input_topic(&self, prefix: &str) -> String {
+        if self.own {
+            format!("{}-in", self.state_topic(prefix))
+        } else {
+            format!("{prefix}.{}", sources()[self.from[0].source].name)
+        }
+    }
+
+    pub fn state_topic(&self, prefix: &str) -> String {
+        format!("{prefix}.view.{}.000001", self.name)
+    }
+
+    pub fn dead_topic(&self, prefix: &str) -> String {
+        format!("{prefix}.view.{}.dead", self.name)
+    }
+
+    /// As the operator writes it into a stage's configuration.
+    pub fn config(&self, prefix: &str) -> Value {
+        let from: Vec<Value> = self
+            .from
+            .iter()
+            .map(|from| {
+                json!({
+                    "name": from.name,
+                    "source": sources()[from.source].name,
+                    "filter": from.entry.filter.map(|it| it.text),
+                    "key": from.entry.key.map(|it| it.text),
+                    "value": from.entry.value.map(|it| it.text),
+                    "delete": from.entry.delete.map(|it| it.text),
+                    "required": from.entry.required,
+                })
+            })
+            .collect();
+        let indexes: Vec<Value> = self
+            .indexes
+            .iter()
+            .map(|index| {
+                let kind = if index.many { "many" } else { "one" };
+                json!({"name": index.name, "key": {kind: index.text}})
+            })
+            .collect();
+        let input = if self.own { "own" } else { "source" };
+        json!({
+            "name": self.name,
+            "generation": "000001",
+            "from": from,
+            "fold": fold(&self.fold),
+            "indexes": indexes,
+            "input": {input: {"topic": self.input_topic(prefix)}},
+            "stateTopic": self.state_topic(prefix),
+            "deadTopic": self.dead_topic(prefix),
+        })
+    }
+}
+
+fn fold(fold: &Fold) -> Value {
+    match fold {
+        Fold::Replace => json!({"latest": {"merge": "Replace"}}),
+        Fold::Fields { .. } => json!({"latest": {"merge": "Fields"}}),
+        Fold::History { limit, within_ms } => {
+            json!({"history": {"limit": limit, "withinMs": within_ms}})
+        }
+    }
+}
+
+pub fn source_config(spec: &SourceSpec, prefix: &str) -> Value {
+    json!({
+        "name": spec.name,
+        "topic": format!("{prefix}.{}", spec.name),
+        "format": "Json",
+        "keyFormat": "Text",
+        "schema": null,
+        "key": spec.source.key.map(|it| it.text),
+        "eventTime": spec.source.event_time.map(|it| it.text),
+        "invalidRecords": "DeadLetter",
+    })
+}
+
+/// The views that a seed draws.
+pub fn views(draw: &Draw) -> Vec<ViewSpec> {
+    let filter = |chance| draw.maybe(chance, FILTERS);
+    let delete = |chance| draw.maybe(chance, DELETES);
+    let object = |chance| draw.maybe(chance, OBJECTS);
+    let key = || Some(*draw.one_of(KEYS));
+    let window = |chance| draw.maybe(chance, &[5_000, 60_000, 900_000]);
+    let limit = || *draw.one_of(&[1, 2, 5, 20]);
+    let entry = Entry::default();
+    let plain = view("plain", vec![("it", ORDERS, entry)], Fold::Replace);
+    let filtered = Entry {
+        filter: filter(70),
+        value: draw.maybe(50, VALUES),
+        delete: delete(60),
+        ..entry
+    };
+    let rekeyed = Entry {
+        key: key(),
+        filter: filter(40),
+        delete: delete(40),
+        ..entry
+    };
+    let merged = |name: &'static str, sources: &[(&'static str, usize)]| {
+        let from: Vec<_> = sources
+            .iter()
+            .map(|(name, source)| {
+                let entry = Entry {
+                    filter: filter(30),
+                    key: draw.maybe(30, KEYS),
+                    value: object(80),
+                    delete: delete(40),
+                    required: draw.percent(25),
+                };
+                (*name, *source, entry)
+            })
+            .collect();
+        let required = from
+            .iter()
+            .enumerate()
+            .filter(|(_, (_, _, entry))| entry.required)
+            .fold(0, |bits, (place, _)| bits | 1 << place);
+        view(name, from, Fold::Fields { required })
+    };
+    let history = |within_ms| Fold::History {
+        limit: limit(),
+        within_ms,
+    };
+    let several = |value| {
+        vec![
+            (
+                "a",
+                PRICES,
+                Entry {
+                    value,
+                    filter: filter(30),
+                    ..entry
+                },
+            ),
+            (
+                "b",
+                ORDERS,
+                Entry {
+                    value,
+                    key: draw.maybe(50, KEYS),
+                    ..entry
+                },
+            ),
+            (
+                "c",
+                PEOPLE,
+                Entry {
+                    delete: delete(50),
+                    ..entry
+                },
+            ),
+        ]
+    };
+    vec![
+        plain.clone(),
+        indexed(view("tagged", vec![("it", ORDERS, entry)], Fold::Replace)),
+        view("filtered", vec![("it", ORDERS, filtered)], Fold::Replace),
+        indexed(view(
+            "rekeyed",
+            vec![("it", ORDERS, rekeyed)],
+            Fold::Replace,
+        )),
+        view("several", several(None), Fold::Replace),
+        merged("pair", &[("a", ORDERS), ("b", PEOPLE)]),
+        indexed(merged(
+            "triple",
+            &[("a", PEOPLE), ("b", PRICES), ("c", ORDERS)],
+        )),
+        merged("twice", &[("a", ORDERS), ("b", ORDERS)]),
+        view("events", vec![("it", ORDERS, entry)], history(window(50))),
+        view("late", vec![("it", ORDERS, filtered)], history(window(100))),
+        view("stories", several(object(70)), history(window(60))),
+    ]
+}
+
+fn view(name: &'static str, from: Vec<(&'static str, usize, Entry)>, fold: Fold) -> ViewSpec {
+    let all = sources();
+    let from: Vec<FromSpec> = from
+        .into_iter()
+        .map(|(name, source, entry)| FromSpec {
+            name,
+            source,
+            entry,
+        })
+        .collect();
+    let own = match from.as_slice() {
+        [only] => only.entry.key.is_some() || all[only.source].source.key.is_some(),
+        _ => true,
+    };
+    let partitions = from
+        .iter()
+        .map(|from| all[from.source].partitions)
+        .max()
+        .unwrap();
+    ViewSpec {
+        name,
+        from,
+        fold,
+        indexes: Vec::new(),
+        own,
+        partitions,
+    }
+}
+
+fn indexed(mut view: ViewSpec) -> ViewSpec {
+    view.indexes = INDEXES.to_vec();
+    view
+}

@@ -1,0 +1,125 @@
+//! Views against a naive model that was written apart from the engine.
+//!
+//! `folds` drives every kind of fold with random events through the view stage, on the memory log and on a real Kafka;
+//! `simulation` does so with replicas that crash, hang, and come back, on a memory log where everything goes wrong that may.
+//!
+//! A seed that fails is printed with the command that runs it again: `HEADWATER_SEED` runs one seed, `HEADWATER_SEEDS` so many.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a test fails by panicking, tells what it compared, and draws small numbers"
+)]
+
+mod catalogue;
+mod chaos;
+mod compare;
+mod events;
+mod expressions;
+mod folds;
+#[path = "../naive/mod.rs"]
+mod naive;
+mod simulation;
+mod world;
+
+use compare::Compared;
+use folds::Kind;
+use futures::StreamExt;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// `HEADWATER_SEED`, or as many seeds as `HEADWATER_SEEDS` says, or `count`.
+fn seeds(count: u64) -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|it| it.parse().unwrap());
+    match number("HEADWATER_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("HEADWATER_SEEDS").unwrap_or(count)).collect(),
+    }
+}
+
+fn told(kind: Kind, seeds: usize, begun: Instant, all: &Compared) {
+    println!(
+        "{kind:?}: {seeds} seeds in {:.1?}: {all:?}",
+        begun.elapsed()
+    );
+}
+
+async fn folds(kind: Kind, count: u64, events: usize, keys: usize) {
+    let begun = Instant::now();
+    let seeds = seeds(count);
+    let mut all = Compared::default();
+    for seed in &seeds {
+        let one = folds::check(kind, *seed, events, keys).await;
+        all.keys += one.keys;
+        all.reads += one.reads;
+        all.letters += one.letters;
+    }
+    told(kind, seeds.len(), begun, &all);
+    assert!(all.keys > 0 && all.reads > all.keys && all.letters > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_are_the_models_on_the_memory_log() {
+    folds(Kind::Memory, 12, 600, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_are_the_models_on_kafka() {
+    folds(Kind::Kafka, 2, 3_000, 150).await;
+}
+
+/// So many seeds at a time: most of a run is waiting.
+const AT_A_TIME: usize = 12;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_are_the_models_whatever_goes_wrong() {
+    let begun = Instant::now();
+    let seeds = seeds(200);
+    let runs = seeds.iter().map(|seed| {
+        let seed = *seed;
+        // A task of its own, so that the log of a run that panics names the seed.
+        async move {
+            tokio::spawn(simulation::check(seed))
+                .await
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}"))
+        }
+    });
+    let outcomes: Vec<simulation::Outcome> = futures::stream::iter(runs)
+        .buffer_unordered(AT_A_TIME)
+        .collect()
+        .await;
+    let mut all = Compared::default();
+    let mut happened = [0; 5];
+    for outcome in &outcomes {
+        all.keys += outcome.compared.keys;
+        all.reads += outcome.compared.reads;
+        all.letters += outcome.compared.letters;
+        let fates = &outcome.fates;
+        let each = [
+            &fates.crashes,
+            &fates.zombies,
+            &fates.unavailable,
+            &fates.aborts,
+            &fates.undecided,
+        ];
+        for (sum, count) in happened.iter_mut().zip(each) {
+            *sum += count.load(Ordering::Relaxed);
+        }
+    }
+    told(Kind::Simulation, seeds.len(), begun, &all);
+    let [crashes, zombies, unavailable, aborts, undecided] = happened;
+    println!(
+        "crashes {crashes}, zombies {zombies}, no answer {unavailable}, aborts {aborts}, undecided {undecided}"
+    );
+    assert!(all.keys > 0 && all.reads > 0);
+    assert!(
+        seeds.len() < 20 || happened.iter().all(|count| *count > 0),
+        "the simulation is too kind"
+    );
+}
