@@ -15,7 +15,7 @@ use headwater_operator::resources::{Object, Resources, Secret};
 use headwater_operator::validate::{Problem, Settings, Validation, validate};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ impl Project {
             .collect()
     }
 
-    /// What can be talked to: sources that work, and agents that the plans have.
+    /// What can be talked to: sources that work, and views and agents that the plans have.
     pub(crate) fn directory(&self, plans: &[Plan]) -> Directory {
         let mut directory = Directory::default();
         for scope in &self.scopes {
@@ -100,14 +100,20 @@ impl Project {
                 }
             }
             for view in scope.validation.views.values().filter_map(|view| view.ok()) {
-                for from in &view.config.from {
-                    let others = view
-                        .sources()
-                        .filter(|other| *other != from.source)
-                        .map(str::to_owned);
+                // What a view joins has to be there in the order of its times too.
+                let joined = view.joined().filter_map(|joined| {
+                    let outcome = scope.validation.views.get(joined)?;
+                    Some(outcome.ok()?.sources())
+                });
+                let all: BTreeSet<&str> = view.sources().chain(joined.flatten()).collect();
+                for source in &all {
+                    let others = all
+                        .iter()
+                        .filter(|other| *other != source)
+                        .map(|other| (*other).to_owned());
                     directory
                         .siblings
-                        .entry(id(&from.source))
+                        .entry(id(source))
                         .or_default()
                         .extend(others);
                 }
@@ -117,15 +123,14 @@ impl Project {
             }
         }
         for plan in plans {
-            for stage in plan
-                .stages
-                .iter()
-                .filter(|stage| stage.kind == Owner::Agent)
-            {
-                directory.agents.insert(
-                    (plan.namespace.clone(), stage.name.clone()),
-                    stage.config.clone(),
-                );
+            for stage in &plan.stages {
+                let stages = match stage.kind {
+                    Owner::Agent => &mut directory.agents,
+                    Owner::View => &mut directory.views,
+                    Owner::Source => continue,
+                };
+                let id = (plan.namespace.clone(), stage.name.clone());
+                stages.insert(id, stage.config.clone());
             }
         }
         directory

@@ -57,6 +57,10 @@ reasons! {
     Suspended: Good,
     /// Pods are starting, or being replaced by ones with the newest configuration.
     RollingOut: Working,
+    /// A view is being built as another generation, beside the one that is read, or waits for that.
+    BuildingGeneration: Working,
+    /// Another generation of a view is ready, and its readers go over to it.
+    MovingReaders: Working,
     /// The resource is being deleted, and its topics with it.
     Deleting: Working,
     /// A resource or topic that it names does not exist (yet).
@@ -97,10 +101,14 @@ reasons! {
     KafkaRefused: Stalls,
     /// The topic in Kafka is other than the resource says, in a way that can not be changed.
     TopicDiffers: Stalls,
+    /// The sources do not hold all that the view, as it is now, is folded from; the generation before goes on serving.
+    RebuildIncomplete: Stalls,
     /// A credential goes over an unencrypted connection.
     UnencryptedCredential: Warns,
     /// The key that runs are ordered by is computed, and only producers can make it the record's key.
     UnverifiedKey: Warns,
+    /// Keys are written in another way than they are read.
+    UnreadableKey: Warns,
     /// The topics stayed behind after the resource was deleted.
     TopicsLeft: Warns,
 }

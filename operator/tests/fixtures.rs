@@ -256,6 +256,61 @@ fn a_generation_follows_the_fold_and_nothing_else() {
 }
 
 #[test]
+fn a_generation_follows_those_of_the_views_that_are_joined() {
+    let generation = |of: &str, change: &dyn Fn(&mut headwater_crds::ContextView)| {
+        let mut resources = resources(&["base.yaml"]);
+        change(Arc::make_mut(resources.views.get_mut("customers").unwrap()));
+        let validation = validate(&resources, &settings());
+        let view = validation.views[of].ok().unwrap();
+        view.config.generation.clone()
+    };
+    let filter = |view: &mut headwater_crds::ContextView| {
+        view.spec.from[0].filter = Some("event.active".into());
+    };
+    // `complaints` joins `tickets`, which joins `customers`.
+    for view in ["customers", "tickets", "complaints"] {
+        let base = generation(view, &|_| {});
+        assert_ne!(generation(view, &filter), base, "{view}");
+        assert_eq!(generation(view, &|view| view.spec.replicas = Some(3)), base);
+    }
+    assert_eq!(
+        generation("bookings", &filter),
+        generation("bookings", &|_| {})
+    );
+}
+
+#[test]
+fn a_views_stage_has_the_views_that_it_joins_and_their_sources() {
+    let validation = validate(&resources(&["base.yaml"]), &settings());
+    let plan = plan(&validation, &plan::Options::default());
+    let names = |of: &str| {
+        let stage = plan.stages.iter().find(|stage| stage.name == of).unwrap();
+        let views: Vec<String> = stage.config.views.keys().cloned().collect();
+        let sources: Vec<String> = stage.config.sources.keys().cloned().collect();
+        (views.join(" "), sources.join(" "))
+    };
+    assert_eq!(
+        names("tickets"),
+        (
+            "customers flights tickets".to_owned(),
+            "bookings customers flights".to_owned()
+        )
+    );
+    // What `tickets` joins is in its input log already.
+    assert_eq!(
+        names("complaints"),
+        (
+            "complaints tickets".to_owned(),
+            "bookings questions".to_owned()
+        )
+    );
+    assert_eq!(
+        names("customers"),
+        ("customers".to_owned(), "customers".to_owned())
+    );
+}
+
+#[test]
 fn the_older_of_two_sources_keeps_the_topic() {
     use headwater_operator::Reason;
     let mut resources = resources(&["base.yaml"]);

@@ -1,66 +1,77 @@
-//! The configuration of stages, from checked resources.
+//! The configuration of stages, from checked resources and generations of views.
 
+use super::generation::{Folded, Generation};
 use super::working;
 use crate::validate::{
     Outcome,
-    checked::{Agent, Cluster, Source, View},
+    checked::{Agent, Cluster, Source},
 };
 use headwater_engine::config;
 use std::collections::BTreeMap;
 
-type All<T> = BTreeMap<String, Outcome<T>>;
-
-/// Configuration of a view's stage; `None` if a source of it does not work.
-pub(crate) fn view(
-    namespace: &str,
-    name: &str,
-    view: &View,
-    cluster: &Cluster,
-    sources: &All<Source>,
-) -> Option<config::Stage> {
-    Some(config::Stage {
+/// Configuration of the stage of one generation of a view.
+pub(crate) fn view(namespace: &str, generation: &Generation, cluster: &Cluster) -> config::Stage {
+    let name = &generation.folded.config.name;
+    let mut stage = config::Stage {
         namespace: namespace.to_owned(),
         kafka: cluster.config.clone(),
-        sources: pick(sources, view.sources(), |source| &source.config)?,
-        views: BTreeMap::from([(name.to_owned(), view.config.clone())]),
-        role: config::Role::View {
-            name: name.to_owned(),
-        },
-    })
+        sources: BTreeMap::new(),
+        views: BTreeMap::new(),
+        role: config::Role::View { name: name.clone() },
+    };
+    give(&mut stage, &generation.folded);
+    if let Some(own) = stage.views.get_mut(name) {
+        own.serve.clone_from(&generation.folded.config.serve);
+    }
+    for joined in generation.joined.values() {
+        give(&mut stage, joined);
+    }
+    stage
 }
 
-/// Configuration of an agent's stage; `None` if a source or view of it does not work.
+/// Configuration of an agent's stage, which reads these generations; `None` if a source of it does not work, or a view has no generation yet.
 pub(crate) fn agent(
     namespace: &str,
     agent: &Agent,
     cluster: &Cluster,
-    sources: &All<Source>,
-    views: &All<View>,
+    sources: &BTreeMap<String, Outcome<Source>>,
+    read: &BTreeMap<String, Folded>,
 ) -> Option<config::Stage> {
-    Some(config::Stage {
+    let known: BTreeMap<&str, &Source> = working(sources).collect();
+    let own = std::iter::once(&agent.config.trigger.source)
+        .chain(agent.config.outputs.iter().map(|output| &output.source));
+    let mut stage = config::Stage {
         namespace: namespace.to_owned(),
         kafka: cluster.config.clone(),
-        sources: pick(
-            sources,
-            agent.sources.iter().map(String::as_str),
-            |source| &source.config,
-        )?,
-        views: pick(views, agent.views.iter().map(String::as_str), |view| {
-            &view.config
-        })?,
+        sources: own
+            .map(|name| Some((name.clone(), known.get(name.as_str())?.config.clone())))
+            .collect::<Option<_>>()?,
+        views: BTreeMap::new(),
         role: config::Role::Agent(Box::new(agent.config.clone())),
-    })
+    };
+    for view in &agent.views {
+        give(&mut stage, read.get(view)?);
+    }
+    Some(stage)
 }
 
-fn pick<'a, T, C: Clone + 'a>(
-    all: &'a All<T>,
-    names: impl Iterator<Item = &'a str>,
-    config: impl Fn(&'a T) -> &'a C,
-) -> Option<BTreeMap<String, C>> {
-    let known: BTreeMap<&str, &T> = working(all).collect();
-    names
-        .map(|name| Some((name.to_owned(), config(known.get(name)?).clone())))
-        .collect()
+/// Adds a view to a stage, for reading. A source of which the stage has another version stays the view's own.
+fn give(stage: &mut config::Stage, folded: &Folded) {
+    let mut config = config::View {
+        // Its own stage serves it.
+        serve: None,
+        ..folded.config.clone()
+    };
+    for (name, source) in &folded.sources {
+        let known = stage
+            .sources
+            .entry(name.clone())
+            .or_insert_with(|| source.clone());
+        if known != source {
+            config.sources.insert(name.clone(), source.clone());
+        }
+    }
+    stage.views.insert(config.name.clone(), config);
 }
 
 /// Puts the directory of Secrets before every file of a stage's configuration.
@@ -80,6 +91,16 @@ pub(crate) fn rebase(stage: &mut config::Stage, root: &str) {
     }
     if let Some(sasl) = &mut stage.kafka.sasl {
         at(&mut sasl.password_file);
+    }
+    let own = match &stage.role {
+        config::Role::View { name } => stage.views.get_mut(name),
+        config::Role::Agent(_) => None,
+    };
+    if let Some(file) = own
+        .and_then(|view| view.serve.as_mut())
+        .and_then(|serve| serve.token_file.as_mut())
+    {
+        at(file);
     }
     let config::Role::Agent(agent) = &mut stage.role else {
         return;

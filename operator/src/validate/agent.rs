@@ -7,7 +7,7 @@ use super::{
     findings::{Findings, Outcome},
     names, pod, slot,
 };
-use crate::plan::stage;
+use crate::plan::{Folded, stage};
 use crate::reason::Reason;
 use crate::resources::Kind;
 use headwater_crds::{self as crds, agent as crd};
@@ -142,11 +142,33 @@ pub(super) fn check(
     // Compiling what lacks its parts would report errors that are none.
     if findings.references_resolved()
         && let (Some(checked), Some(cluster)) = (&checked, cluster)
-        && let Some(stage) = stage::agent(namespace, checked, cluster, around.sources, around.views)
+        && let Some(read) = declared(&views, around.sources)
+        && let Some(stage) = stage::agent(namespace, checked, cluster, around.sources, &read)
     {
         findings.compiled(compile::agent(&stage));
     }
     findings.finish(checked)
+}
+
+/// The views as their resources have them now.
+fn declared(
+    views: &BTreeMap<String, &View>,
+    sources: &BTreeMap<String, Outcome<Source>>,
+) -> Option<BTreeMap<String, Folded>> {
+    let folded = |view: &View| -> Option<Folded> {
+        let sources = view.sources().map(|name| {
+            let source = sources.get(name)?.ok()?;
+            Some((name.to_owned(), source.config.clone()))
+        });
+        Some(Folded {
+            config: view.config.clone(),
+            sources: sources.collect::<Option<_>>()?,
+        })
+    };
+    views
+        .iter()
+        .map(|(name, view)| Some((name.clone(), folded(view)?)))
+        .collect()
 }
 
 fn trigger(
@@ -262,6 +284,13 @@ fn outputs(
         };
         clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
         sources.insert(name.clone());
+        if source.config.envelope != config::Envelope::None {
+            findings.problem(
+                Reason::InvalidSpec,
+                format!("{path}.sourceRef.name"),
+                format!("EventSource '{name}' is read out of an envelope, which only a database connector writes; write to a source without one"),
+            );
+        }
         checked.push(config::Output {
             name: output.name.clone(),
             source: name.clone(),

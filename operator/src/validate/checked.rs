@@ -5,7 +5,9 @@
 
 use crate::plan::Partitions;
 use crate::resources::SecretKey;
-use headwater_crds::{common::DeletionPolicy, event_source::Management, pod::Pod};
+use headwater_crds::{
+    common::DeletionPolicy, context_view::Rebuild, event_source::Management, pod::Pod,
+};
 use headwater_engine::config;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +43,8 @@ pub struct Source {
     pub replication_factor: Option<u32>,
     pub topic_config: BTreeMap<String, String>,
     pub deletion: DeletionPolicy,
+    /// The topic has more partitions than when it was first seen, so records of one key may be in several.
+    pub grown: bool,
 }
 
 /// A ContextView.
@@ -48,7 +52,10 @@ pub struct Source {
 pub struct View {
     pub config: config::View,
     pub cluster: String,
+    /// Secret keys that only its own stage needs as files.
+    pub secrets: BTreeSet<SecretKey>,
     pub replicas: u32,
+    pub rebuild: Rebuild,
     pub pod: Pod,
     pub deletion: DeletionPolicy,
     /// How the view is kept and why, for people.
@@ -59,6 +66,12 @@ impl View {
     /// Names of the sources it is folded from.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
         self.config.from.iter().map(|from| from.source.as_str())
+    }
+
+    /// Names of the views that it joins.
+    pub fn joined(&self) -> impl Iterator<Item = &str> {
+        let joins = self.config.from.iter().flat_map(|from| &from.joins);
+        joins.map(|join| join.view.as_str())
     }
 }
 

@@ -11,6 +11,7 @@ pub mod checked;
 mod cluster;
 mod compile;
 mod findings;
+mod joins;
 mod model;
 mod names;
 mod pod;
@@ -118,9 +119,13 @@ pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
             duplicates.get(name).map(String::as_str),
         )
     });
-    let views = each(&resources.views, |name, object| {
-        view::check(&context, name, object, &sources)
-    });
+    let mut views = BTreeMap::new();
+    for name in joins::order(&resources.views) {
+        if let Some(object) = resources.views.get(name) {
+            let outcome = view::check(&context, name, object, &sources, &views);
+            views.insert(name.to_owned(), outcome);
+        }
+    }
     let tool_servers = each(&resources.tool_servers, |_, object| {
         tool_server::check(&context, object)
     });

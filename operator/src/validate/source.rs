@@ -82,7 +82,14 @@ pub(super) fn check(
         }
     }
     allow::topic_config(&mut findings, "spec.topic.config", &spec.topic.config);
-    findings.not_supported(spec.envelope != Envelope::None, "spec.envelope", "a Debezium envelope", "unwrap the row with from.value of the views that fold it, e.g. event.after, and envelope None");
+    if spec.envelope == Envelope::Debezium && spec.key_format == Format::Text && spec.key.is_none()
+    {
+        findings.warn(
+            Reason::UnreadableKey,
+            "spec.keyFormat",
+            "Debezium writes keys as JSON objects, so as text a key is `{\"id\":7}` and not `7`; set keyFormat to Json, or leave it if the connector writes plain keys",
+        );
+    }
     findings.not_supported(
         spec.ingest.is_some(),
         "spec.ingest",
@@ -96,7 +103,10 @@ pub(super) fn check(
         topic,
         format,
         key_format,
-        envelope: config::Envelope::None,
+        envelope: match spec.envelope {
+            Envelope::None => config::Envelope::None,
+            Envelope::Debezium => config::Envelope::Debezium,
+        },
         schema: spec.schema.clone().map(serde_json::Value::Object),
         key: spec.key.clone(),
         event_time: spec.event_time.clone(),
@@ -119,6 +129,10 @@ pub(super) fn check(
             replication_factor: spec.topic.replication_factor.or(cluster.replication_factor),
             topic_config: topic_config(cluster, &spec.topic.config),
             deletion: spec.deletion_policy,
+            grown: object
+                .status
+                .as_ref()
+                .is_some_and(|status| status.has_grown()),
         }
     }))
 }

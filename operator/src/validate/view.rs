@@ -7,13 +7,10 @@ use super::{
     findings::{Findings, Outcome},
     names, pod,
 };
-use crate::plan::generation::generation;
+use crate::plan::generation;
 use crate::reason::Reason;
-use crate::resources::Kind;
-use headwater_crds::{
-    ContextView,
-    context_view::{self as crd, Rebuild},
-};
+use crate::resources::{Kind, SecretKey};
+use headwater_crds::{ContextView, context_view as crd};
 use headwater_engine::{config, names as topics};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +19,7 @@ pub(super) fn check(
     name: &str,
     object: &ContextView,
     sources: &BTreeMap<String, Outcome<Source>>,
+    views: &BTreeMap<String, Outcome<View>>,
 ) -> Outcome<View> {
     let mut findings = Findings::default();
     let spec = &object.spec;
@@ -56,9 +54,7 @@ pub(super) fn check(
                 crd::Merge::Fields => config::Merge::Fields,
             },
         },
-        crd::Fold::Aggregate(_) => config::Fold::Latest {
-            merge: config::Merge::Replace,
-        },
+        crd::Fold::Aggregate(aggregate) => aggregated(aggregate),
     };
     let fields = matches!(
         fold,
@@ -74,6 +70,7 @@ pub(super) fn check(
         );
     }
     let mut used: BTreeMap<String, &Source> = BTreeMap::new();
+    let mut joined: BTreeMap<String, &View> = BTreeMap::new();
     let mut clusters = BTreeSet::new();
     let mut from_names = BTreeSet::new();
     let mut from = Vec::new();
@@ -98,19 +95,14 @@ pub(super) fn check(
             ));
             used.insert(part.source_ref.name.clone(), source);
         }
-        findings.not_supported(
-            !part.joins.is_empty(),
-            format!("{path}.joins"),
-            "a join",
-            "read both views in the agent, the second slot by a key from the first",
-        );
+        let joins = joins(&mut findings, context, name, part, views, &mut joined);
         if part.required && !fields {
             findings.problem(Reason::InvalidSpec, format!("{path}.required"), "required is about rows put together from several sources; set latest.merge to Fields, or leave required out");
         }
         from.push(config::From {
             name: part.name.clone(),
             source: part.source_ref.name.clone(),
-            joins: Vec::new(),
+            joins,
             filter: part.filter.clone(),
             key: part.key.clone(),
             value: part.value.clone(),
@@ -119,7 +111,14 @@ pub(super) fn check(
         });
     }
     from.sort_by(|a, b| a.name.cmp(&b.name));
-    findings.one_cluster("spec.from", "all sources of a view", &clusters);
+    for (name, view) in &joined {
+        clusters.insert((format!("ContextView '{name}'"), view.cluster.clone()));
+    }
+    findings.one_cluster(
+        "spec.from",
+        "all sources and joined views of a view",
+        &clusters,
+    );
     let indexes = indexes(&mut findings, spec);
     let pod = pod::check(&mut findings, context.settings, spec.pod.as_ref());
     let configs: BTreeMap<String, config::Source> = used
@@ -130,29 +129,37 @@ pub(super) fn check(
     let complete = from.iter().all(|part| configs.contains_key(&part.source));
     let namespace = &context.resources.namespace;
     let choice = Input::choose(&from, &used);
-    let generation = generation(&from, &fold, &configs, matches!(choice, Input::Own(_)));
-    let state_topic = topics::state_topic(namespace, name, &generation);
-    let input = match &choice {
-        Input::Source(topic) => config::Input::Source {
-            topic: topic.clone(),
-        },
-        Input::Own(_) => config::Input::Own {
-            topic: topics::input_topic(namespace, name, &generation),
-        },
-    };
-    let why = why(&choice, &input, &state_topic, &indexes);
-    let config = config::View {
+    let mut secrets = BTreeSet::new();
+    let serve = serve(&mut findings, context, spec, &mut secrets);
+    let mut config = config::View {
         name: name.to_owned(),
-        generation,
+        generation: String::new(),
         from,
         fold,
         indexes,
-        input,
-        state_topic,
+        input: match &choice {
+            Input::Source(topic) => config::Input::Source {
+                topic: topic.clone(),
+            },
+            Input::Own(_) => config::Input::Own {
+                topic: String::new(),
+            },
+        },
+        state_topic: String::new(),
         dead_topic: topics::dead_topic(namespace, topics::Owner::View, name),
-        expire_after_ms: None,
-        serve: None,
+        expire_after_ms: spec
+            .expire_after_seconds
+            .map(|seconds| i64::from(seconds) * 1_000),
+        serve,
+        sources: BTreeMap::new(),
     };
+    let generations = joined
+        .iter()
+        .map(|(name, view)| (name.clone(), view.config.generation.clone()))
+        .collect();
+    generation::name(namespace, &mut config, &configs, &generations);
+    let mut why = why(&choice, &config);
+    why.extend(why_joins(&config.from, &joined));
     if complete {
         findings.compiled(compile::view(&config, &configs));
     }
@@ -160,11 +167,134 @@ pub(super) fn check(
     findings.finish(cluster.map(|cluster| View {
         config,
         cluster,
+        secrets,
         replicas: spec.replicas(),
+        rebuild: spec.rebuild,
         pod,
         deletion: spec.deletion_policy,
         why,
     }))
+}
+
+/// How rows are served; the token's file is added to `secrets`.
+fn serve(
+    findings: &mut Findings,
+    context: &Context<'_>,
+    spec: &headwater_crds::ContextViewSpec,
+    secrets: &mut BTreeSet<SecretKey>,
+) -> Option<config::Serve> {
+    let http = &spec.serve.as_ref()?.http;
+    let path = "spec.serve.http.tokenSecretKeyRef";
+    let token = http
+        .token_secret_key_ref
+        .as_ref()
+        .map(|key| SecretKey::new(&key.name, &key.key));
+    if (http.auth == crd::ServeAuth::Token) != token.is_some() {
+        findings.problem(
+            Reason::InvalidSpec,
+            path,
+            "auth Token needs tokenSecretKeyRef; to let anybody read, write auth: None and leave it out",
+        );
+    }
+    if let Some(token) = &token {
+        findings.secret(path, token, &context.resources.secrets);
+        secrets.insert(token.clone());
+    }
+    Some(config::Serve {
+        path: http.path.clone(),
+        token_file: token.map(|token| token.file()),
+    })
+}
+
+/// The order of the fields means nothing, and changes nothing.
+fn aggregated(aggregate: &crd::Aggregate) -> config::Fold {
+    let compute = |compute| match compute {
+        crd::Compute::Count => config::Compute::Count,
+        crd::Compute::Sum => config::Compute::Sum,
+        crd::Compute::Min => config::Compute::Min,
+        crd::Compute::Max => config::Compute::Max,
+        crd::Compute::Average => config::Compute::Average,
+        crd::Compute::First => config::Compute::First,
+        crd::Compute::Last => config::Compute::Last,
+        crd::Compute::CountDistinct => config::Compute::CountDistinct,
+        crd::Compute::TopK => config::Compute::TopK,
+    };
+    let mut fields: Vec<config::AggregateField> = aggregate
+        .fields
+        .iter()
+        .map(|field| config::AggregateField {
+            name: field.name.clone(),
+            compute: compute(field.compute),
+            of: field.of.clone(),
+            filter: field.filter.clone(),
+            within_ms: field
+                .within_seconds
+                .map(|seconds| i64::from(seconds) * 1_000),
+            limit: field.limit(),
+        })
+        .collect();
+    fields.sort_by(|a, b| a.name.cmp(&b.name));
+    config::Fold::Aggregate { fields }
+}
+
+/// The joins of one entry; `used` gets the views that they read.
+fn joins<'v>(
+    findings: &mut Findings,
+    context: &Context<'_>,
+    name: &str,
+    part: &crd::From,
+    views: &'v BTreeMap<String, Outcome<View>>,
+    used: &mut BTreeMap<String, &'v View>,
+) -> Vec<config::Join> {
+    let mut names = BTreeSet::new();
+    let mut joins = Vec::new();
+    for join in &part.joins {
+        let path = format!("spec.from[name={}].joins[name={}]", part.name, join.name);
+        if !names.insert(join.name.as_str()) {
+            findings.problem(
+                Reason::InvalidSpec,
+                &path,
+                format!("the name '{}' is given twice", join.name),
+            );
+        }
+        let view_name = &join.view_ref.name;
+        let path = format!("{path}.viewRef.name");
+        let circle = super::joins::circle(&context.resources.views, name)
+            .filter(|way| way.get(1) == Some(view_name));
+        if let Some(way) = circle {
+            findings.problem(
+                Reason::InvalidSpec,
+                path,
+                format!(
+                    "views join in a circle: {}; each would wait for the next. Take one of these joins out, and read that view in the agent instead",
+                    way.join(" -> ")
+                ),
+            );
+        } else if let Some(view) = findings.refer(Kind::ContextView, path, view_name, views) {
+            used.insert(view_name.clone(), view);
+        }
+        joins.push(config::Join {
+            name: join.name.clone(),
+            view: view_name.clone(),
+            key: join.key.clone(),
+        });
+    }
+    joins.sort_by(|a, b| a.name.cmp(&b.name));
+    joins
+}
+
+/// How each join is read and why.
+fn why_joins(from: &[config::From], joined: &BTreeMap<String, &View>) -> Vec<String> {
+    let line = |part: &config::From, join: &config::Join| {
+        let input = joined.get(&join.view)?.config.input.topic();
+        Some(format!(
+            "join {} of {}: what view {} holds under `{}`, read once as an event is taken in; the view's stage folds it from {input} too, and waits until it holds all that was in the log when the event came",
+            join.name, part.name, join.view, join.key
+        ))
+    };
+    from.iter()
+        .flat_map(|part| part.joins.iter().filter_map(move |join| line(part, join)))
+        .collect()
 }
 
 /// Which log the view folds.
@@ -186,6 +316,12 @@ impl Input {
         let Some(source) = sources.get(&part.source) else {
             return Self::Own(format!("EventSource '{}' is not known", part.source));
         };
+        if let Some(join) = part.joins.first() {
+            return Self::Own(format!(
+                "its events are joined with view {} once, and what came of it stands there for every reader",
+                join.view
+            ));
+        }
         if let Some(key) = part.key.as_deref().filter(|key| key.trim() != "key") {
             return Self::Own(format!(
                 "its key is `{}` and not the record's, so rows move to other partitions",
@@ -199,28 +335,44 @@ impl Input {
                 key.trim()
             ));
         }
+        if source.grown {
+            return Self::Own(format!(
+                "{} has more partitions than it had, so keys are in other partitions than before",
+                source.config.topic
+            ));
+        }
         Self::Source(source.config.topic.clone())
     }
 }
 
 /// The plan's lines for a view.
-fn why(
-    choice: &Input,
-    input: &config::Input,
-    state: &str,
-    indexes: &[config::Index],
-) -> Vec<String> {
+fn why(choice: &Input, view: &config::View) -> Vec<String> {
     let mut lines = vec![match choice {
         Input::Source(topic) => {
             format!("folded from {topic}: one source, and its records' key is the view's")
         }
         Input::Own(reason) => format!(
             "folded from {}, a topic of the view's own: {reason}",
-            input.topic()
+            view.input.topic()
         ),
     }];
-    lines.push(format!("the view's stage writes changed rows and marks to {state}, so that readers restore from there and not from the beginning"));
-    for index in indexes {
+    lines.push(format!("the view's stage writes changed rows and marks to {}, so that readers restore from there and not from the beginning", view.state_topic));
+    lines.push(format!("generation {}: a change of from, of the fold, of expireAfterSeconds or of how a source is read builds another beside this one, and readers move once it has caught up", view.generation));
+    if let config::Fold::Aggregate { fields } = &view.fold
+        && let Some(longest) = fields.iter().filter_map(|field| field.within_ms).max()
+    {
+        lines.push(format!(
+            "windows end when they are read, at the reader's time; events are kept for twice the longest, {} s in all",
+            longest / 500
+        ));
+    }
+    if let Some(after) = view.expire_after_ms {
+        lines.push(format!(
+            "a row is gone {} s after its key's last event, for a reader at that time; the topic forgets it at twice that",
+            after / 1_000
+        ));
+    }
+    for index in &view.indexes {
         lines.push(match &index.key {
             config::IndexKey::One(key) => format!("index {}: a row is under `{key}`", index.name),
             config::IndexKey::Many(keys) => {
@@ -269,12 +421,6 @@ fn indexes(findings: &mut Findings, spec: &headwater_crds::ContextViewSpec) -> V
 
 fn refuse_unsupported(findings: &mut Findings, spec: &headwater_crds::ContextViewSpec) {
     findings.not_supported(
-        spec.aggregate.is_some(),
-        "spec.aggregate",
-        "an aggregate",
-        "keep a history and compute over it in the agent's expressions or template",
-    );
-    findings.not_supported(
         spec.search.is_some(),
         "spec.search",
         "search",
@@ -285,17 +431,5 @@ fn refuse_unsupported(findings: &mut Findings, spec: &headwater_crds::ContextVie
         "spec.serve",
         "serving rows over HTTP",
         "read the view in an agent's context",
-    );
-    findings.not_supported(
-        spec.expire_after_seconds.is_some(),
-        "spec.expireAfterSeconds",
-        "expiry",
-        "delete rows with from.delete, or take history with withinSeconds",
-    );
-    findings.not_supported(
-        spec.rebuild != Rebuild::default(),
-        "spec.rebuild",
-        "a forced rebuild",
-        "leave rebuild at IfComplete; a changed view is built anew from what its sources hold",
     );
 }
