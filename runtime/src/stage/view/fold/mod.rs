@@ -44,7 +44,7 @@ pub(super) struct Fold {
     /// What becomes of a record that cannot be folded.
     invalid: InvalidRecords,
     committer: Committer,
-    errands: Errands<(i32, Result<Taken, Error>)>,
+    errands: Errands<Back>,
     mailbox: Mailbox,
     owned: BTreeMap<i32, Owned>,
     pending: Option<Batch>,
@@ -58,6 +58,14 @@ enum Owned {
     /// A problem in the status says why nothing is folded.
     Stalled,
     Folding(Box<Folding>),
+}
+
+/// A restore that came to its end.
+struct Back {
+    number: i32,
+    /// Which restore it was.
+    progress: Arc<AtomicU8>,
+    result: Result<Taken, Error>,
 }
 
 struct Taken {
@@ -263,8 +271,10 @@ impl Fold {
                 input: partition.clone(),
                 state: TopicPartition::new(self.view.state_topic.as_str(), partition.partition),
             };
-            self.errands.send("restore", group.waker(), move || {
-                (take.input.partition, take.run())
+            self.errands.send("restore", group.waker(), move || Back {
+                number: take.input.partition,
+                result: take.run(),
+                progress: take.progress,
             })?;
         }
         Ok(())
@@ -272,12 +282,19 @@ impl Fold {
 
     fn taken(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
         let back: Vec<_> = self.errands.back().collect();
-        for (number, taken) in back {
-            // It may have left again while it was read.
-            if !matches!(self.owned.get(&number), Some(Owned::Waiting(_))) {
+        for Back {
+            number,
+            progress,
+            result,
+        } in back
+        {
+            // It may have left while it was read, and even be back: then another owner wrote meanwhile, and only what
+            // was read since counts.
+            let asked = matches!(self.owned.get(&number), Some(Owned::Waiting(ours)) if Arc::ptr_eq(ours, &progress));
+            if !asked {
                 continue;
             }
-            let taken = match taken {
+            let taken = match result {
                 Ok(taken) => taken,
                 Err(Error::Stalled(stall)) => {
                     stall.tell(&self.life);
