@@ -85,7 +85,8 @@ pub struct ContextViewSpec {
     /// A row is computed from all events of its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aggregate: Option<Aggregate>,
-    /// Further ways to find rows. Not on a history.
+    /// Further ways to find rows. Not on a history; on an aggregate over fields without `withinSeconds` only, as what a window holds
+    /// changes while time passes and nothing happens.
     #[schemars(length(max = limits::LIST))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -96,7 +97,8 @@ pub struct ContextViewSpec {
     /// Serves rows to others. Default: only Headwater reads them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serve: Option<Serve>,
-    /// Seconds after its key's last event when a row is gone, e.g. 2592000 (30 days). Default: never.
+    /// Seconds after its key's last event, by event time, when a row is gone, e.g. 2592000 (30 days). A key that gets an event after that
+    /// begins anew. A run reads at the time of its trigger; passing time triggers nothing. Default: never.
     #[schemars(range(min = 1, max = limits::SECONDS))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expire_after_seconds: Option<u32>,
@@ -229,7 +231,7 @@ pub struct History {
     pub within_seconds: Option<u32>,
 }
 
-/// A row is computed from all events of its key.
+/// A row is computed from all events of its key. It may take 900 KiB; an event that would need more is a fault and counts in no field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Aggregate {
@@ -239,7 +241,7 @@ pub struct Aggregate {
     pub fields: Vec<AggregateField>,
 }
 
-/// One field of an aggregate's row. It counts events: a row that its source writes again counts again.
+/// One field of an aggregate's row. It counts events: a row that its source writes again counts again. Null events are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -259,7 +261,8 @@ pub struct AggregateField {
     pub name: String,
     /// How it is computed.
     pub compute: Compute,
-    /// CEL over `value`; gives what is computed with, e.g. `value.amount`. Required unless `compute` is `Count`.
+    /// CEL over `value`; gives what is computed with, e.g. `value.amount`. An event for which that is null or absent does not count for
+    /// this field; any other failure is a fault of the event, which then counts in no field. Required unless `compute` is `Count`.
     #[schemars(length(min = 1, max = limits::EXPRESSION))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
@@ -267,7 +270,8 @@ pub struct AggregateField {
     #[schemars(length(min = 1, max = limits::EXPRESSION))]
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "where")]
     pub filter: Option<String>,
-    /// Seconds that an event counts, back from the time of the run that reads, e.g. 3600. Default: for all time.
+    /// Seconds that an event counts, back from the time of the run that reads, e.g. 3600. An event that comes when later ones are more than
+    /// twice that ahead of it is too late for this field. Default: for all time.
     #[schemars(range(min = 1, max = limits::SECONDS))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_seconds: Option<u32>,
@@ -287,23 +291,23 @@ impl AggregateField {
 /// How an aggregate's field is computed. Of no events: counts and sums 0, TopK an empty list, else null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Compute {
-    /// how many events.
+    /// how many events; with `of`, those that have it.
     Count,
-    /// the sum.
+    /// the sum, in log order: of ints an int, else a double. What is no number, or out of range, is a fault.
     Sum,
-    /// the smallest.
+    /// the smallest: bools come before numbers, these before timestamps and texts. Lists and objects are a fault.
     Min,
-    /// the largest.
+    /// the largest, by the same order.
     Max,
-    /// the mean.
+    /// the mean, a double.
     Average,
-    /// of the oldest event.
+    /// of the oldest event, by event time, then log order.
     First,
-    /// of the newest event.
+    /// of the newest event, by the same order.
     Last,
-    /// how many different values.
+    /// how many different values, exactly; 1 and 1.0 are one.
     CountDistinct,
-    /// the most frequent values, a list of `{value, count}`.
+    /// the most frequent values, exactly: a list of `{value, count}`, by count, then in the order of Min.
     TopK,
 }
 

@@ -66,8 +66,8 @@ macro_rules! statuses {
 statuses! {
     KafkaClusterStatus {}
     ModelStatus {}
-    EventSourceStatus { topic, partitions, topics }
-    ContextViewStatus { topic, partitions, topics, plan, replicas, ready_replicas, selector }
+    EventSourceStatus { topic, partitions, initial_partitions, topics }
+    ContextViewStatus { topic, partitions, topics, generation, building, plan, replicas, ready_replicas, selector }
     ToolServerStatus { tools }
     AgentStatus { topics, plan, replicas, ready_replicas, selector }
 }
@@ -120,11 +120,24 @@ pub struct EventSourceStatus {
     #[schemars(range(min = 0, max = i32::MAX))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
+    /// How many partitions the topic had when Headwater first saw it. Where it has more by now, views of it fold a topic of their own.
+    #[schemars(range(min = 0, max = i32::MAX))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_partitions: Option<i32>,
     /// The topic, if Headwater created it, with Kafka's id. Only a topic of this id is ever deleted.
     #[schemars(length(max = limits::STATUS_LIST))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub topics: Vec<CreatedTopic>,
+}
+
+impl EventSourceStatus {
+    /// Whether the topic has more partitions than when it was first seen: records of one key may be in several then.
+    pub fn has_grown(&self) -> bool {
+        self.partitions
+            .zip(self.initial_partitions)
+            .is_some_and(|(now, first)| now > first)
+    }
 }
 
 /// What the operator last found.
@@ -152,6 +165,14 @@ pub struct ContextViewStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub topics: Vec<CreatedTopic>,
+    /// The generation of the view that is read: six hexadecimal characters over all that decides what its rows are.
+    #[schemars(length(max = 6))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
+    /// The generation that is being built beside it, or as the first.
+    #[schemars(length(max = 6))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub building: Option<String>,
     /// How the view is kept and why, a line each.
     #[schemars(length(max = limits::STATUS_LIST), inner(length(max = limits::TEXT)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,6 +7,7 @@
 //! credentials are paths of mounted files.
 
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Configuration of one stage: one process kind of the data plane.
@@ -138,6 +139,24 @@ pub struct View {
     pub expire_after_ms: Option<i64>,
     #[serde(default)]
     pub serve: Option<Serve>,
+    /// Sources as this generation reads them, where the stage has them otherwise; the others are [`Stage::sources`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Source>,
+}
+
+impl View {
+    /// The sources as the view reads them, in a stage that has `sources`.
+    pub fn sources_in<'a>(
+        &self,
+        sources: &'a BTreeMap<String, Source>,
+    ) -> Cow<'a, BTreeMap<String, Source>> {
+        if self.sources.is_empty() {
+            return Cow::Borrowed(sources);
+        }
+        let mut all = sources.clone();
+        all.extend(self.sources.clone());
+        Cow::Owned(all)
+    }
 }
 
 /// Rows by HTTP, from the view's stage.
@@ -190,7 +209,9 @@ pub enum Fold {
         within_ms: Option<i64>,
     },
     /// An object of fields, computed from all events of a key, or from those of a window.
-    Aggregate { fields: Vec<AggregateField> },
+    Aggregate {
+        fields: Vec<AggregateField>,
+    },
 }
 
 /// One field of an aggregate.

@@ -73,6 +73,7 @@ fn view(fold: config::Fold, indexes: &[(&str, &str)], records: &[(&str, Value, i
         dead_topic: "shop.view.v.dead".into(),
         expire_after_ms: None,
         serve: None,
+        sources: BTreeMap::new(),
     };
     let definition =
         Definition::compile(&config, &BTreeMap::from([("s".to_owned(), source())])).unwrap();

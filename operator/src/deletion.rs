@@ -10,7 +10,6 @@ use crate::brokers::{Brokers, Key};
 use crate::build;
 use crate::kafka::Connection;
 use crate::reason::Reason;
-use crate::resources::Kind;
 use crate::snapshot::{Snapshot, api_resource};
 use crate::topics;
 use headwater_crds::common::DeletionPolicy;
@@ -19,7 +18,7 @@ use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const FINALIZER: &str = "headwater.dev/topics";
 /// How long Kafka may be out of reach before a resource is let go of.
@@ -78,6 +77,8 @@ pub(crate) async fn finalizer(
 pub(crate) struct Going {
     pub(crate) namespace: String,
     pub(crate) snapshot: Snapshot,
+    /// Names of its StatefulSets.
+    pub(crate) workloads: BTreeSet<String>,
     pub(crate) topics: BTreeMap<String, String>,
     pub(crate) cluster: String,
     /// `None` where nobody knows any more how to reach Kafka.
@@ -97,18 +98,20 @@ pub(crate) async fn attempt(
     let Going {
         namespace,
         snapshot,
+        workloads,
         topics,
         cluster,
         connection,
     } = going;
-    if let Some(component) = component(snapshot.id.kind) {
-        let workload = format!("{}-{component}", snapshot.id.name);
-        let [.., stateful_set] = build::kinds();
-        if apply::remove(client, &namespace, &stateful_set, &workload, &snapshot.uid).await?
-            == Removal::UnderWay
-        {
-            return Ok(false);
-        }
+    let [.., stateful_set] = build::kinds();
+    let mut under_way = false;
+    for workload in &workloads {
+        let removal =
+            apply::remove(client, &namespace, &stateful_set, workload, &snapshot.uid).await?;
+        under_way |= removal == Removal::UnderWay;
+    }
+    if under_way {
+        return Ok(false);
     }
     let left = match connection {
         _ if topics.is_empty() => BTreeMap::new(),
@@ -171,14 +174,6 @@ pub(crate) enum Error {
     Workload(#[from] apply::Error),
     #[error("the finalizer could not be taken away")]
     Finalizer(#[source] kube::Error),
-}
-
-fn component(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::ContextView => Some("view"),
-        Kind::Agent => Some("agent"),
-        Kind::KafkaCluster | Kind::Model | Kind::EventSource | Kind::ToolServer => None,
-    }
 }
 
 /// The API server takes notes of up to a kilobyte.

@@ -1,6 +1,7 @@
 //! What a resource's status says, from what validation, Kafka, the API server and its workload say. Pure.
 
 use crate::build;
+use crate::generations::{self, Phase, Progress};
 use crate::plan::{Plan, Stage};
 use crate::reason::Reason;
 use crate::resources::{Id, Kind};
@@ -8,6 +9,7 @@ use crate::snapshot::Snapshot;
 use crate::status::{Shown, State, topics};
 use crate::topics::{Ensured, Known as Topic};
 use crate::validate::{Finding, Outcome, Problem, Validation};
+use headwater_engine::config::Input;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,6 +56,22 @@ pub(crate) fn troubles(validation: &Validation, known: &Known) -> BTreeMap<Id, V
         }
         all.insert(id, problems);
     }
+    for (name, view) in crate::plan::working(&validation.views) {
+        let id = Id::new(Kind::ContextView, name);
+        let own = all.get(&id).cloned().unwrap_or_default();
+        let joined = view
+            .joined()
+            .filter_map(|joined| {
+                waits(
+                    &all,
+                    &Id::new(Kind::ContextView, joined),
+                    "spec.from".to_owned(),
+                    &own,
+                )
+            })
+            .collect::<Vec<_>>();
+        all.entry(id).or_default().extend(joined);
+    }
     for (name, agent) in crate::plan::working(&validation.agents) {
         let id = Id::new(Kind::Agent, name);
         let mut problems = own(&id, &agent.cluster);
@@ -98,22 +116,20 @@ fn waits(
     })
 }
 
-/// The StatefulSet of a resource, if it is the resource's own.
+/// The StatefulSet of a stage, if it is the resource's own.
 pub(crate) fn set_of<'a>(
-    snapshot: &Snapshot,
+    snapshot: &'a Snapshot,
+    stage: Option<&Stage>,
     sets: &'a BTreeMap<String, Arc<StatefulSet>>,
 ) -> Option<&'a StatefulSet> {
-    let component = if snapshot.id.kind == Kind::Agent {
-        "agent"
-    } else {
-        "view"
-    };
-    let set = sets.get(&format!("{}-{component}", snapshot.id.name))?;
-    let owners = set.metadata.owner_references.as_deref().unwrap_or_default();
-    owners
-        .iter()
-        .any(|owner| owner.uid == snapshot.uid)
-        .then_some(set.as_ref())
+    let mut owned = generations::owned(snapshot, sets);
+    match stage {
+        Some(stage) => {
+            let name = stage.workload();
+            owned.find(|set| set.metadata.name.as_deref() == Some(&name))
+        }
+        None => owned.next(),
+    }
 }
 
 /// What a round found, for verdicts.
@@ -123,6 +139,10 @@ pub(crate) struct Planned<'a> {
     pub(crate) known: &'a Known,
     pub(crate) findings: &'a BTreeMap<Id, Finding<'a>>,
     pub(crate) troubles: &'a BTreeMap<Id, Vec<Problem>>,
+    /// How far views are with their generations.
+    pub(crate) progress: &'a BTreeMap<String, Progress>,
+    /// Agents that wait for a view of another generation, with the view.
+    pub(crate) held: &'a BTreeMap<Id, String>,
 }
 
 impl Planned<'_> {
@@ -203,6 +223,7 @@ impl Planned<'_> {
                 let known = topic(name)?;
                 shown.topic = Some(name.clone());
                 shown.partitions = Some(known.partitions);
+                shown.initial_partitions = Some(self.initial_partitions(snapshot, name, known));
                 shown.topics = topics(created);
                 State::new(
                     Reason::Available,
@@ -213,13 +234,29 @@ impl Planned<'_> {
                 )
             }
             Kind::ContextView => {
-                let view = self.validation.views.get(&id.name)?.ok()?;
-                let name = &view.config.state_topic;
-                shown.topic = Some(name.clone());
-                shown.partitions = Some(topic(name)?.partitions);
-                self.of_stage(&mut shown, id, stage, set, created)
+                let progress = self.progress.get(&id.name)?;
+                shown.generation.clone_from(&progress.step.served);
+                shown.building.clone_from(&progress.step.building);
+                let read = stage.and_then(|stage| stage.config.views.get(&id.name));
+                if let Some(read) = read {
+                    shown.topic = Some(read.state_topic.clone());
+                    shown.partitions = topic(&read.state_topic).map(|known| known.partitions);
+                }
+                let state = self.of_stage(&mut shown, id, stage, set, created);
+                self.of_generations(&id.name, progress, state)
             }
-            Kind::Agent => self.of_stage(&mut shown, id, stage, set, created),
+            Kind::Agent => {
+                let state = self.of_stage(&mut shown, id, stage, set, created);
+                match self.held.get(id) {
+                    None => state,
+                    Some(view) => State::new(
+                        Reason::BuildingGeneration,
+                        format!(
+                            "waits until ContextView '{view}' is built anew, which this configuration needs; the last one that worked goes on running"
+                        ),
+                    ),
+                }
+            }
         };
         Some(Verdict {
             state,
@@ -240,8 +277,12 @@ impl Planned<'_> {
         shown.plan = self.plan.why.get(id).cloned().unwrap_or_default();
         let Some(stage) = stage else {
             return State::new(
-                Reason::Available,
-                "needs no pods: whoever reads the view folds its source",
+                Reason::BuildingGeneration,
+                if id.kind == Kind::Agent {
+                    "waits for the first generation of a view that it reads"
+                } else {
+                    "its first generation is about to be built"
+                },
             );
         };
         let status = set.and_then(|set| set.status.as_ref());
@@ -264,13 +305,10 @@ impl Planned<'_> {
                 "suspend is true: no runs start, triggers wait in Kafka",
             );
         }
-        let generation = set.and_then(|set| set.metadata.generation);
-        let current = status.is_some_and(|status| {
-            status.observed_generation >= generation
-                && status.updated_replicas.unwrap_or_default() >= wanted
-                && status.replicas == wanted
-        });
-        if current && ready >= wanted {
+        let scaled = set
+            .and_then(|set| set.spec.as_ref())
+            .is_some_and(|spec| spec.replicas == Some(wanted));
+        if scaled && set.is_some_and(generations::is_rolled_out) {
             return State::new(
                 Reason::Available,
                 if wanted == 1 {
@@ -288,6 +326,81 @@ impl Planned<'_> {
                 build::selector_text(stage)
             ),
         )
+    }
+
+    /// What a view's state is besides that of the stage that is read.
+    fn of_generations(&self, name: &str, progress: &Progress, read: State) -> State {
+        let Progress {
+            step,
+            wanted,
+            lacks,
+            grown,
+            readers,
+            leftover: _,
+        } = progress;
+        let Some(served) = step.served.as_ref().or(step.read.as_ref()) else {
+            return read;
+        };
+        let because = grown.as_ref().map_or_else(String::new, |topic| {
+            format!(" Topic {topic} has more partitions than {served} was built with, and what is in the new ones is missing in it.")
+        });
+        match step.phase {
+            Phase::Building if served != wanted => State::new(
+                Reason::BuildingGeneration,
+                format!(
+                    "generation {wanted} is built beside {served}, which readers read until it has caught up.{because} If it stays so, see: kubectl -n {} describe pods -l {}",
+                    self.plan.namespace,
+                    build::selector_of_view(name, wanted)
+                ),
+            ),
+            Phase::Building | Phase::Settled => read,
+            Phase::Moving => State::new(
+                Reason::MovingReaders,
+                match readers.len() {
+                    0 => {
+                        format!("generation {wanted} is read; what was before it is being removed")
+                    }
+                    _ => format!(
+                        "generation {wanted} is ready; what was before it goes once these have moved to it: {}",
+                        readers
+                            .iter()
+                            .map(Id::to_string)
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    ),
+                },
+            ),
+            Phase::Refused => State::new(
+                Reason::RebuildIncomplete,
+                format!(
+                    "generation {wanted} is not built, as it would lack something: {}.{because} Generation {served} goes on serving. To build it from what is left, set rebuild to Always; to stay with what is served, undo the change",
+                    lacks.join("; ")
+                ),
+            ),
+        }
+    }
+
+    /// The fewest partitions that a source's topic was ever seen with: by its status, or by what a view's state was made for.
+    fn initial_partitions(&self, snapshot: &Snapshot, name: &str, now: &Topic) -> u32 {
+        let before = ["initialPartitions", "partitions"]
+            .iter()
+            .find_map(|field| snapshot.status.get(*field)?.as_u64())
+            .and_then(|count| u32::try_from(count).ok())
+            .unwrap_or(now.partitions);
+        let states = self
+            .plan
+            .stages
+            .iter()
+            .filter_map(|stage| stage.config.views.get(&stage.name))
+            .filter(|view| matches!(&view.input, Input::Source { topic } if topic == name))
+            .filter_map(|view| {
+                let known = self.known.values().flatten();
+                known
+                    .filter_map(|ensured| ensured.topics.get(&view.state_topic))
+                    .map(|state| state.partitions)
+                    .next()
+            });
+        states.fold(before, u32::min).min(now.partitions)
     }
 
     /// The cluster whose answer decides.

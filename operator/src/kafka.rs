@@ -5,6 +5,7 @@
 //! every few minutes to see what others changed.
 
 use crate::brokers::{Brokers, Key};
+use crate::generations::{Look, Seen};
 use crate::metrics::Metrics;
 use crate::plan::{Topic, generation::hash};
 use crate::resources::SecretKey;
@@ -13,7 +14,8 @@ use crate::topics::{self, Ensured};
 use crate::validate::{Problem, checked::Cluster};
 use headwater_engine::config;
 use headwater_kafka::{Settings, settings};
-use std::collections::BTreeMap;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -83,9 +85,10 @@ impl Clusters {
         cluster: &Cluster,
         secrets: &Secrets,
         topics: Vec<Topic>,
+        looks: BTreeSet<Look>,
     ) -> Option<&Found> {
         let connection = connection(&self.namespace, cluster, secrets);
-        let version = hash(&(&connection.version, &topics));
+        let version = hash(&(&connection.version, &topics, &looks));
         let state = self.clusters.entry(name.to_owned()).or_default();
         state.connection = Some(connection.clone());
         let current = state
@@ -109,7 +112,7 @@ impl Clusters {
                 let found = brokers.with(&key, &of, &settings, move |admin| {
                     // With no topics to look at it still has to be seen whether Kafka answers.
                     admin.describe(&["headwater"])?;
-                    topics::ensure(admin, &topics)
+                    topics::ensure(admin, &topics, &looks, Timestamp::now().as_millisecond())
                 });
                 let found = found.await.map_err(|error| {
                     tracing::warn!(namespace = key.namespace, cluster = key.cluster, %error, "kafka");
@@ -134,6 +137,12 @@ impl Clusters {
             .as_ref()
             .filter(|_| current)
             .map(|(_, found)| found)
+    }
+
+    /// What was last answered about sources' logs; it may be about other topics than are wanted by now.
+    pub(crate) fn seen(&self, name: &str) -> Option<&BTreeMap<Look, Seen>> {
+        let (_, found) = self.clusters.get(name)?.answered.as_ref()?;
+        found.as_ref().ok().map(|ensured| &ensured.seen)
     }
 
     /// Takes an answer in.

@@ -4,15 +4,20 @@
 //! round, so whatever mends a resource mends those that refer to it in the same round. A round that
 //! finds nothing different writes nothing.
 
-use crate::apply::{self, Applied, Removal};
+mod objects;
+
+use crate::apply;
 use crate::brokers::Brokers;
 use crate::build;
 use crate::deletion::{self, Going};
+use crate::generations::{self, Around, Look};
 use crate::judge::{self, Verdict};
 use crate::kafka::{Answer, Clusters};
+use crate::kept::Archive;
 use crate::metrics::Metrics;
-use crate::plan::{self, Plan, Stage, plan};
+use crate::plan::{self, Plan, Stage, plan_generations, view_workload};
 use crate::reason::Reason;
+use crate::removals::{Removals, Removed};
 use crate::resources::{Id, Kind};
 use crate::secrets::Secrets;
 use crate::snapshot::Snapshot;
@@ -66,6 +71,8 @@ struct Namespace {
     secrets: Secrets,
     clusters: Clusters,
     verified: BTreeMap<(String, String), Verified>,
+    archive: Archive,
+    removals: Removals,
     /// Topics created for each resource, by its uid: newer than what its status in the store may say.
     created: BTreeMap<String, BTreeMap<String, String>>,
     /// KafkaCluster of each resource, by its uid.
@@ -95,6 +102,8 @@ pub(crate) async fn look_after(
         shared,
         secrets: Secrets::default(),
         verified: BTreeMap::new(),
+        archive: Archive::default(),
+        removals: Removals::default(),
         created: BTreeMap::new(),
         homes: BTreeMap::new(),
         deletions: JoinSet::new(),
@@ -108,6 +117,7 @@ pub(crate) async fn look_after(
             () = tokio::time::sleep_until(next.into()) => {}
             Some(answer) = answers.recv() => namespace.clusters.accept(answer),
             Some(over) = namespace.deletions.join_next() => namespace.attempted(over),
+            removed = namespace.removals.next() => namespace.removed(removed),
         }
         while let Ok(answer) = answers.try_recv() {
             namespace.clusters.accept(answer);
@@ -141,32 +151,66 @@ impl Namespace {
         let mut done = self.refresh_secrets(&resources).await;
         resources.secrets = self.secrets.known();
         let validation = validate(&resources, &self.shared.validation);
-        let plan = plan(&validation, &plan::Options::default());
+        self.recall(&snapshots);
+        self.archive
+            .refresh(&self.shared.client, &validation, &snapshots, &sets)
+            .await;
+        done &= self.archive.unread.is_empty();
+        let settled = generations::settle(&Around {
+            validation: &validation,
+            snapshots: &snapshots,
+            sets: &sets,
+            kept: &self.archive.generations,
+            unread: &self.archive.unread,
+            created: &self.created,
+            seen: validation
+                .clusters
+                .keys()
+                .filter_map(|name| Some((name.as_str(), self.clusters.seen(name)?)))
+                .collect(),
+        });
+        let mut plan = plan_generations(&validation, &settled.views, &plan::Options::default());
+        let held = generations::hold_back(&mut plan, &validation);
         done &= self.finalizers(&snapshots).await;
-        let known = self.ask_kafka(&validation, &plan);
+        let known = self.ask_kafka(&validation, &plan, &settled.looks);
         self.remember(&snapshots, &known);
         let findings = validation.findings();
         let troubles = judge::troubles(&validation, &known);
         for snapshot in &snapshots {
             if snapshot.deleting.is_some() {
-                self.delete(snapshot);
+                self.delete(snapshot, &sets);
                 done &= snapshot.finalizers.is_empty();
                 continue;
             }
-            let stage = plan.stages.iter().find(|stage| stage.id() == snapshot.id);
+            let of_it = |stage: &&Stage| stage.id() == snapshot.id;
+            let stages: Vec<&Stage> = plan.stages.iter().filter(of_it).collect();
+            let progress = (snapshot.id.kind == Kind::ContextView)
+                .then(|| settled.progress.get(&snapshot.id.name))
+                .flatten();
+            // What is read is shown.
+            let read = progress.and_then(|progress| progress.step.read.as_ref());
+            let stage = stages
+                .iter()
+                .find(|stage| read.is_none() || stage.generation.as_ref() == read)
+                .copied();
             let planned = judge::Planned {
                 validation: &validation,
                 plan: &plan,
                 known: &known,
                 findings: &findings,
                 troubles: &troubles,
+                progress: &settled.progress,
+                held: &held,
             };
             let mut failed = Vec::new();
             if planned.works(&snapshot.id) {
-                failed = self.bring_about(snapshot, stage, &sets).await;
+                failed = self.bring_about(snapshot, &stages, progress, &sets).await;
                 done &= failed.is_empty();
+                if let Some(progress) = progress {
+                    self.remove_topics(snapshot, progress);
+                }
             }
-            let set = judge::set_of(snapshot, &sets);
+            let set = judge::set_of(snapshot, stage, &sets);
             let created = self.created.get(&snapshot.uid).cloned().unwrap_or_default();
             let Some(verdict) = planned.verdict(snapshot, stage, set, &failed, &created) else {
                 continue;
@@ -222,7 +266,12 @@ impl Namespace {
         done
     }
 
-    fn ask_kafka(&mut self, validation: &Validation, plan: &Plan) -> judge::Known {
+    fn ask_kafka(
+        &mut self,
+        validation: &Validation,
+        plan: &Plan,
+        looks: &BTreeMap<String, BTreeSet<Look>>,
+    ) -> judge::Known {
         let mut known = judge::Known::default();
         for (name, outcome) in &validation.clusters {
             let Some(cluster) = outcome.ok() else {
@@ -238,11 +287,24 @@ impl Namespace {
                 .filter(|topic| topic.cluster == *name)
                 .cloned()
                 .collect();
-            if let Some(found) = self.clusters.ensure(name, cluster, &self.secrets, topics) {
+            let looks = looks.get(name).cloned().unwrap_or_default();
+            if let Some(found) = self
+                .clusters
+                .ensure(name, cluster, &self.secrets, topics, looks)
+            {
                 known.insert(name.clone(), found.clone());
             }
         }
         known
+    }
+
+    /// What statuses say that was created, where this operator knows nothing newer.
+    fn recall(&mut self, snapshots: &[Snapshot]) {
+        for snapshot in snapshots {
+            self.created
+                .entry(snapshot.uid.clone())
+                .or_insert_with(|| snapshot.created.clone());
+        }
     }
 
     /// What has to be known of resources after they broke or began to go.
@@ -252,10 +314,7 @@ impl Namespace {
         self.homes.retain(|uid, _| uids.contains(uid));
         self.attempts.retain(|uid, _| uids.contains(uid));
         for snapshot in snapshots {
-            let created = self
-                .created
-                .entry(snapshot.uid.clone())
-                .or_insert_with(|| snapshot.created.clone());
+            let created = self.created.entry(snapshot.uid.clone()).or_default();
             for (topic, now) in known.values().flatten().flat_map(|ensured| &ensured.topics) {
                 if now.owner != snapshot.id {
                     continue;
@@ -273,97 +332,20 @@ impl Namespace {
         }
     }
 
-    /// Applies the objects of a stage, or takes away those of one that is no longer needed. Gives back what went wrong.
-    async fn bring_about(
-        &mut self,
-        snapshot: &Snapshot,
-        stage: Option<&Stage>,
-        sets: &BTreeMap<String, Arc<k8s_openapi::api::apps::v1::StatefulSet>>,
-    ) -> Vec<Problem> {
-        let workload = match (stage, snapshot.id.kind) {
-            (Some(stage), _) => stage.workload(),
-            (None, Kind::ContextView) => format!("{}-view", snapshot.id.name),
-            (None, _) => return Vec::new(),
+    fn removed(&mut self, removed: Option<Removed>) {
+        let Some(Removed { uid, topics }) = removed else {
+            return;
         };
-        let identities = self.secrets.identities();
-        // Without knowing its version, pods would be rolled as if the Secret had changed.
-        if let Some(unread) = stage.and_then(|stage| {
-            stage
-                .secrets
-                .keys()
-                .find(|name| !identities.contains_key(*name))
-        }) {
-            let message = format!("Secret '{unread}' could not be read; it is tried again");
-            return vec![Problem {
-                reason: Reason::ApiServerFailed,
-                path: "spec".to_owned(),
-                message,
-            }];
+        if let Some(created) = self.created.get_mut(&uid) {
+            created.retain(|topic, _| !topics.contains(topic));
         }
-        let wanted = stage.map_or_else(Vec::new, |stage| {
-            build::objects(stage, &snapshot.owner(), &self.shared.build, &identities)
-        });
-        let generation = sets.get(&workload).and_then(|set| set.metadata.generation);
-        let mut problems = Vec::new();
-        for resource in build::kinds() {
-            let desired = wanted
-                .iter()
-                .find(|desired| desired.resource.kind == resource.kind);
-            let hash = desired.map_or("", |desired| &desired.hash);
-            let of_set = (resource.kind == "StatefulSet")
-                .then_some(generation)
-                .flatten();
-            let key = (resource.kind.clone(), workload.clone());
-            let believed = self.verified.get(&key).is_some_and(|verified| {
-                verified.hash == hash
-                    && verified.generation == of_set
-                    && verified.at.elapsed() < BELIEVED
-            });
-            if believed {
-                continue;
-            }
-            let result = match desired {
-                Some(desired) => {
-                    apply::apply(&self.shared.client, &self.name, desired, &snapshot.uid)
-                        .await
-                        .map(|applied| applied == Applied::Written)
-                }
-                None => apply::remove(
-                    &self.shared.client,
-                    &self.name,
-                    &resource,
-                    &workload,
-                    &snapshot.uid,
-                )
-                .await
-                .map(|removal| removal == Removal::UnderWay),
-            };
-            match result {
-                Ok(true) => {
-                    self.verified.remove(&key);
-                    self.shared.metrics.wrote("object");
-                    tracing::info!(namespace = self.name, resource = %snapshot.id, kind = resource.kind, name = workload, "applied");
-                }
-                Ok(false) => {
-                    self.verified.insert(
-                        key,
-                        Verified {
-                            hash: hash.to_owned(),
-                            generation: of_set,
-                            at: Instant::now(),
-                        },
-                    );
-                }
-                Err(error) => {
-                    self.verified.remove(&key);
-                    tracing::warn!(namespace = self.name, resource = %snapshot.id, error = %Chain(&error), "an object could not be applied");
-                    problems.push(problem_of(&error));
-                    // What comes after needs what comes before.
-                    break;
-                }
-            }
+        if !topics.is_empty() {
+            tracing::info!(
+                namespace = self.name,
+                ?topics,
+                "topics of a former generation are deleted"
+            );
         }
-        problems
     }
 
     fn attempted(&mut self, over: Result<String, tokio::task::JoinError>) {
@@ -384,7 +366,11 @@ impl Namespace {
     }
 
     /// In the background: Kafka may take its time, and other resources shall not wait.
-    fn delete(&mut self, snapshot: &Snapshot) {
+    fn delete(
+        &mut self,
+        snapshot: &Snapshot,
+        sets: &BTreeMap<String, Arc<k8s_openapi::api::apps::v1::StatefulSet>>,
+    ) {
         let ours = snapshot
             .finalizers
             .iter()
@@ -406,6 +392,7 @@ impl Namespace {
         let going = Going {
             namespace: self.name.clone(),
             snapshot: snapshot.clone(),
+            workloads: workloads(snapshot, sets),
             topics: self
                 .created
                 .get(&snapshot.uid)
@@ -485,6 +472,34 @@ impl Namespace {
             tracing::warn!(namespace = self.name, resource = %snapshot.id, %error, "the Event was not taken");
         }
     }
+}
+
+/// Names of the StatefulSets that a resource has or may have: those in the store, and those it may have just been given.
+fn workloads(
+    snapshot: &Snapshot,
+    sets: &BTreeMap<String, Arc<k8s_openapi::api::apps::v1::StatefulSet>>,
+) -> BTreeSet<String> {
+    let name = &snapshot.id.name;
+    let mut workloads: BTreeSet<String> = generations::owned(snapshot, sets)
+        .filter_map(|set| set.metadata.name.clone())
+        .collect();
+    match snapshot.id.kind {
+        Kind::ContextView => {
+            let remembered = generations::Remembered::of(snapshot);
+            let generations = [remembered.served, remembered.building];
+            workloads.extend(
+                generations
+                    .iter()
+                    .flatten()
+                    .map(|generation| view_workload(name, generation)),
+            );
+        }
+        Kind::Agent => {
+            workloads.insert(format!("{name}-agent"));
+        }
+        Kind::KafkaCluster | Kind::Model | Kind::EventSource | Kind::ToolServer => {}
+    }
+    workloads
 }
 
 /// The KafkaCluster that a resource's topics are on: a source's own, else that of the source it reads.

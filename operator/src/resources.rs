@@ -213,6 +213,14 @@ impl Resources {
                 );
             }
         }
+        for view in self.views.values() {
+            let token = view
+                .spec
+                .serve
+                .as_ref()
+                .and_then(|serve| serve.http.token_secret_key_ref.as_ref());
+            names.extend(token.map(|token| token.name.clone()));
+        }
         for server in self.tool_servers.values() {
             if let Some(mcp) = &server.spec.mcp {
                 names.extend(

@@ -69,8 +69,14 @@ pub(crate) struct Shown {
     pub(crate) topic: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) partitions: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) initial_partitions: Option<u32>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) topics: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) generation: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) building: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) plan: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

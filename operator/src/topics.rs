@@ -3,13 +3,16 @@
 //! Never takes partitions away, never resets configuration that is not named, never touches an observed
 //! topic. Deletes only a topic whose id was recorded when it was created. Blocking.
 
+use crate::generations::{Look, Seen};
 use crate::plan::{Partitions, Topic};
 use crate::reason::Reason;
 use crate::resources::Id;
 use crate::validate::Problem;
 use headwater_crds::event_source::Management;
 use headwater_kafka::Error;
-use headwater_kafka::admin::{Admin, ConfigChange, Created, Deleted, NewTopic, Topic as Found};
+use headwater_kafka::admin::{
+    Admin, Beginning, ConfigChange, Created, Deleted, NewTopic, Topic as Found,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -34,6 +37,8 @@ pub(crate) struct Known {
 pub(crate) struct Ensured {
     pub(crate) topics: BTreeMap<String, Known>,
     pub(crate) problems: BTreeMap<Id, Problem>,
+    /// What the logs of sources still hold, as far as it was asked. A topic that is not there has no answer.
+    pub(crate) seen: BTreeMap<Look, Seen>,
     /// How many topics were created or changed.
     pub(crate) changes: u32,
     /// A topic was created that brokers do not know of yet: to be looked at again soon.
@@ -42,7 +47,12 @@ pub(crate) struct Ensured {
 
 /// # Errors
 /// When Kafka as a whole cannot be asked; what concerns one topic is among the problems.
-pub(crate) fn ensure(admin: &Admin, topics: &[Topic]) -> Result<Ensured, Error> {
+pub(crate) fn ensure(
+    admin: &Admin,
+    topics: &[Topic],
+    looks: &BTreeSet<Look>,
+    now_ms: i64,
+) -> Result<Ensured, Error> {
     let mut ensured = Ensured::default();
     let found = describe(admin, topics.iter().map(|topic| topic.name.as_str()))?;
     let existed: BTreeSet<&str> = found
@@ -80,7 +90,55 @@ pub(crate) fn ensure(admin: &Admin, topics: &[Topic]) -> Result<Ensured, Error> 
             .filter(|topic| existed.contains(topic.name.as_str())),
         &mut ensured,
     )?;
+    for asked in looks {
+        if let Some(seen) = look(admin, asked, now_ms)? {
+            ensured.seen.insert(asked.clone(), seen);
+        }
+    }
     Ok(ensured)
+}
+
+/// What the log of a source still holds; `None` where there is none, or it may not be asked.
+fn look(admin: &Admin, asked: &Look, now_ms: i64) -> Result<Option<Seen>, Error> {
+    let topic = asked.topic.as_str();
+    let Some(Ok(Some(found))) = admin.describe(&[topic])?.into_iter().next() else {
+        return Ok(None);
+    };
+    let Some(Ok(config)) = admin.describe_configs(&[topic])?.into_iter().next() else {
+        return Ok(None);
+    };
+    let since_ms = asked.within_ms.map(|within| now_ms.saturating_sub(within));
+    let beginnings = match admin.beginnings(topic, found.partitions, since_ms) {
+        Ok(beginnings) => beginnings,
+        Err(error @ (Error::Unreachable { .. } | Error::Authentication { .. })) => {
+            return Err(error);
+        }
+        Err(error) => {
+            tracing::warn!(topic, %error, "what a source's topic holds is not known");
+            return Ok(None);
+        }
+    };
+    let policy = config
+        .get("cleanup.policy")
+        .map_or("delete", String::as_str);
+    let retention: Option<i64> = config.get("retention.ms").and_then(|ms| ms.parse().ok());
+    let kept = asked
+        .within_ms
+        .zip(retention)
+        .is_some_and(|(within, retention)| retention < 0 || retention >= within);
+    let whole = |beginning: &Beginning| {
+        // Where an older record is still there, none that counts is gone.
+        let older = asked.within_ms.is_some()
+            && beginning.low < beginning.high
+            && beginning.since.is_none_or(|since| since > beginning.low);
+        let expired = beginning.low == beginning.high && kept;
+        beginning.low == 0 || older || expired
+    };
+    Ok(Some(Seen {
+        compacted: policy.contains("compact"),
+        deleted: policy.contains("delete"),
+        whole: beginnings.iter().all(whole),
+    }))
 }
 
 fn known(
@@ -120,9 +178,7 @@ fn existing(
     ensured: &mut Ensured,
 ) -> (u32, Option<Problem>) {
     let now = count(found);
-    if topic.management == Management::Observe
-        || matches!(topic.partitions, Partitions::Initially(_))
-    {
+    if topic.management == Management::Observe || !topic.partitions.grows() {
         return (now, None);
     }
     let Some(wanted) = topic

@@ -87,6 +87,9 @@ fn size(topic: &Topic) -> String {
         Partitions::Fixed(1) | Partitions::Initially(1) => "1 partition".to_owned(),
         Partitions::Fixed(count) | Partitions::Initially(count) => format!("{count} partitions"),
         Partitions::SameAs(other) => format!("as many partitions as {other}"),
+        Partitions::InitiallySameAs(other) => {
+            format!("as many partitions as {other} has when it is made")
+        }
         Partitions::Largest { of, at_most } => format!(
             "as many partitions as the largest of {}, at most {at_most}",
             of.join(", ")
@@ -111,6 +114,7 @@ fn as_json(plan: &Plan) -> Value {
             let partitions = match &topic.partitions {
                 Partitions::Fixed(count) | Partitions::Initially(count) => json!(count),
                 Partitions::SameAs(other) => json!({ "sameAs": other }),
+                Partitions::InitiallySameAs(other) => json!({ "initiallySameAs": other }),
                 Partitions::Largest { of, at_most } => {
                     json!({ "largestOf": of, "atMost": at_most })
                 }

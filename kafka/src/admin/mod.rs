@@ -4,6 +4,7 @@
 //! are per topic: one bad topic does not hide what became of the others. Nothing is retried here; every
 //! call can be made again.
 
+mod beginnings;
 mod configs;
 mod request;
 mod topics;
@@ -64,6 +65,17 @@ pub struct ConfigChange {
     pub set: BTreeMap<String, String>,
     /// Back to the cluster's default.
     pub reset: Vec<String>,
+}
+
+/// Where a partition begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// First offset that is still there.
+    pub low: i64,
+    /// After the last record that can be read.
+    pub high: i64,
+    /// Of the first record at or after the time asked about; `None`: there is none, or none was asked about.
+    pub since: Option<i64>,
 }
 
 impl Admin {
@@ -139,6 +151,19 @@ impl Admin {
                 other => other.map(|()| Deleted::Gone),
             },
         }
+    }
+
+    /// Where each partition of a topic begins, and where its records at or after `since_ms`, milliseconds since the epoch, do.
+    ///
+    /// # Errors
+    /// As [`Admin::describe`]; [`Error::UnknownTopic`] if it has no such partition.
+    pub fn beginnings(
+        &self,
+        topic: &str,
+        partitions: i32,
+        since_ms: Option<i64>,
+    ) -> Result<Vec<Beginning>> {
+        beginnings::ask(self, topic, partitions, since_ms)
     }
 
     /// What is set on each topic itself, in the order asked; the cluster's defaults are not among it.

@@ -1,13 +1,15 @@
 //! The Kubernetes objects of a stage, as JSON for server-side apply. Pure: a stage, its owner and settings in, objects out.
 //!
-//! Every object is named after the stage (`<name>-view`, `<name>-agent`) and has one controlling owner, the
-//! resource. A pod gets no token of Kubernetes, runs under Pod Security's `restricted` profile with a
+//! Every object is named after the stage (`<name>-<generation>` of a view, `<name>-agent`) and has one controlling owner,
+//! the resource; the Service of what a view serves is `<name>-view`, whichever generation is read. A pod gets no token of Kubernetes, runs under Pod Security's `restricted` profile with a
 //! read-only root, and sees of each Secret only the keys that it uses, as files.
 
 mod pod;
 mod workload;
 
 use crate::plan::{Stage, generation::hash};
+use headwater_engine::names::Owner;
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::core::ApiResource;
 use serde_json::{Value, json};
@@ -17,8 +19,16 @@ use std::collections::BTreeMap;
 pub(crate) const APPLIED: &str = "headwater.dev/applied";
 /// Annotation of pods: hash of the configuration and of which versions of Secrets it is for; a change rolls the pods.
 pub(crate) const CONFIGURATION: &str = "headwater.dev/configuration";
+/// Annotation of StatefulSets: which generations of views the pods read, as a JSON object by view.
+pub(crate) const READS: &str = "headwater.dev/reads";
+/// Label of a view's stage: its generation.
+const GENERATION: &str = "headwater.dev/generation";
+const COMPONENT: &str = "app.kubernetes.io/component";
+const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Selects all objects that the operator made.
 pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=headwater";
+/// The one file of a stage's configuration, and key of its ConfigMap.
+pub(crate) const STAGE_FILE: &str = "stage.json";
 /// Where a stage reads its configuration, and below which its Secrets are.
 const ROOT: &str = "/etc/headwater";
 /// The stage's one port: health, metrics, status.
@@ -73,13 +83,47 @@ pub(crate) fn kinds() -> [ApiResource; 5] {
 /// Labels that select a stage's pods.
 pub(crate) fn selector(stage: &Stage) -> BTreeMap<String, String> {
     [
-        ("app.kubernetes.io/name", "headwater-stage".to_owned()),
-        ("app.kubernetes.io/component", stage.kind.to_string()),
-        ("app.kubernetes.io/instance", stage.name.clone()),
+        ("app.kubernetes.io/name", Some("headwater-stage".to_owned())),
+        (COMPONENT, Some(stage.kind.to_string())),
+        (INSTANCE, Some(stage.name.clone())),
+        (GENERATION, stage.generation.clone()),
     ]
     .into_iter()
-    .map(|(key, value)| (key.to_owned(), value))
+    .filter_map(|(key, value)| Some((key.to_owned(), value?)))
     .collect()
+}
+
+fn label<'a>(set: &'a StatefulSet, key: &str) -> Option<&'a str> {
+    set.metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The generation of the view's stage that a StatefulSet is.
+pub(crate) fn generation_of(set: &StatefulSet) -> Option<&str> {
+    label(set, GENERATION)
+}
+
+/// The kind of resource that a StatefulSet is the stage of.
+pub(crate) fn owner_of(set: &StatefulSet) -> Option<Owner> {
+    let component = label(set, COMPONENT)?;
+    [Owner::View, Owner::Agent]
+        .into_iter()
+        .find(|owner| owner.to_string() == component)
+}
+
+/// The name of the resource that a StatefulSet is the stage of.
+pub(crate) fn instance_of(set: &StatefulSet) -> Option<&str> {
+    label(set, INSTANCE)
+}
+
+/// Which generations of views the pods of a StatefulSet read, by view.
+pub(crate) fn reads_of(set: &StatefulSet) -> Option<BTreeMap<String, String>> {
+    let reads = set.metadata.annotations.as_ref()?.get(READS)?;
+    serde_json::from_str(reads).ok()
+}
+
+/// The selector of a view's generation, as kubectl wants it.
+pub(crate) fn selector_of_view(view: &str, generation: &str) -> String {
+    format!("{INSTANCE}={view},{GENERATION}={generation}")
 }
 
 /// The selector as the scale subresource wants it.
@@ -110,7 +154,7 @@ pub(crate) fn objects(
             let body = match resource.kind.as_str() {
                 "ServiceAccount" => json!({"automountServiceAccountToken": false}),
                 // A string of JSON, not an object: a ConfigMap holds texts.
-                "ConfigMap" => json!({"data": {"stage.json": workload::configuration(stage)}}),
+                "ConfigMap" => json!({"data": {STAGE_FILE: workload::configuration(stage)}}),
                 "Service" => workload::service(stage),
                 "NetworkPolicy" if settings.network_policies => workload::network_policy(stage),
                 "StatefulSet" => workload::stateful_set(stage, settings, &configuration),
@@ -140,14 +184,64 @@ fn desired(resource: ApiResource, stage: &Stage, owner: &OwnerReference, body: V
     if let (Some(object), Value::Object(body)) = (object.as_object_mut(), body) {
         object.extend(body);
     }
+    if resource.kind == "StatefulSet" {
+        // Maps of texts always become JSON.
+        let reads = serde_json::to_string(&stage.reads()).unwrap_or_default();
+        object["metadata"]["annotations"] = json!({READS: reads});
+    }
+    finish(resource, stage.workload(), object)
+}
+
+/// Adds the hash of what is wanted.
+fn finish(resource: ApiResource, name: String, mut object: Value) -> Desired {
     let hash = hash(&object);
-    object["metadata"]["annotations"] = json!({APPLIED: hash});
+    object["metadata"]["annotations"][APPLIED] = json!(hash);
     Desired {
         resource,
-        name: stage.workload(),
+        name,
         object,
         hash,
     }
+}
+
+/// Name of the Service that serves a view's rows.
+pub(crate) fn serving_name(view: &str) -> String {
+    format!("{view}-view")
+}
+
+/// The kind of [`serving`].
+pub(crate) fn serving_kind() -> ApiResource {
+    let [_, _, service, _, _] = kinds();
+    service
+}
+
+/// The Service that serves a view's rows, from the pods of the generation that is read; `None` where the view serves none.
+pub(crate) fn serving(stage: &Stage, owner: &OwnerReference) -> Option<Desired> {
+    let view = stage.config.views.get(&stage.name)?;
+    view.serve.as_ref()?;
+    let mut labels = selector(stage);
+    labels.remove(GENERATION);
+    labels.insert(
+        "app.kubernetes.io/managed-by".to_owned(),
+        "headwater".to_owned(),
+    );
+    let resource = serving_kind();
+    let object = json!({
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {
+            "name": serving_name(&stage.name),
+            "namespace": stage.config.namespace,
+            "labels": labels,
+            "ownerReferences": [owner],
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "selector": selector(stage),
+            "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
+        },
+    });
+    Some(finish(resource, serving_name(&stage.name), object))
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ pub(crate) mod generation;
 pub(crate) mod stage;
 mod topics;
 
+pub use generation::{Folded, Generation};
 pub use topics::{Partitions, Topic};
 
 use crate::resources::{Id, Kind};
-use crate::validate::{Outcome, Validation};
+use crate::validate::{Outcome, Validation, checked::View};
 use headwater_crds::pod::Pod;
 use headwater_engine::{config, names::Owner};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,11 +45,22 @@ pub struct Plan {
     pub why: BTreeMap<Id, Vec<String>>,
 }
 
+/// The generations of one view that there are to be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Generations {
+    /// The one that readers read; `None` while there is none yet.
+    pub read: Option<Folded>,
+    /// Each has a stage and topics.
+    pub stages: Vec<Generation>,
+}
+
 /// One process kind of the data plane, and how many of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     pub kind: Owner,
     pub name: String,
+    /// Of a view.
+    pub generation: Option<String>,
     /// Name of the KafkaCluster.
     pub cluster: String,
     pub config: config::Stage,
@@ -71,46 +83,128 @@ impl Stage {
         Id::new(kind, &self.name)
     }
 
-    /// Name of its objects in Kubernetes: `<name>-<kind>`.
+    /// Name of its objects in Kubernetes: `<name>-agent`, or `<name>-<generation>`, which is at most 52 characters.
     pub fn workload(&self) -> String {
-        format!("{}-{}", self.name, self.kind)
+        match &self.generation {
+            Some(generation) => view_workload(&self.name, generation),
+            None => format!("{}-{}", self.name, self.kind),
+        }
+    }
+
+    /// The generations of other views that it reads, by view.
+    pub fn reads(&self) -> BTreeMap<&str, &str> {
+        let own = (self.kind == Owner::View).then_some(&self.name);
+        self.config
+            .views
+            .values()
+            .filter(|view| Some(&view.name) != own)
+            .map(|view| (view.name.as_str(), view.generation.as_str()))
+            .collect()
     }
 }
 
-/// Plans all that works.
+/// Name of the objects of a generation of a view.
+pub(crate) fn view_workload(view: &str, generation: &str) -> String {
+    format!("{view}-{generation}")
+}
+
+/// Plans all that works, each view as the only generation that its resource asks for.
 pub fn plan(validation: &Validation, options: &Options) -> Plan {
+    plan_generations(validation, &declared(validation), options)
+}
+
+/// What views come to where none was built before.
+fn declared(validation: &Validation) -> BTreeMap<String, Generations> {
+    let mut all = BTreeMap::new();
+    let mut read = BTreeMap::new();
+    for name in joined_first(&validation.views) {
+        let Some(view) = validation.views.get(name).and_then(Outcome::ok) else {
+            continue;
+        };
+        let namespace = &validation.namespace;
+        let Some(generation) = generation::wanted(namespace, view, &validation.sources, &read)
+        else {
+            continue;
+        };
+        read.insert(name.to_owned(), generation.folded.clone());
+        let generations = Generations {
+            read: Some(generation.folded.clone()),
+            stages: vec![generation],
+        };
+        all.insert(name.to_owned(), generations);
+    }
+    all
+}
+
+/// Names of the views that work, those first that others join.
+pub(crate) fn joined_first(views: &BTreeMap<String, Outcome<View>>) -> Vec<&str> {
+    fn visit<'a>(
+        name: &'a str,
+        views: &'a BTreeMap<String, Outcome<View>>,
+        seen: &mut BTreeSet<&'a str>,
+        order: &mut Vec<&'a str>,
+    ) {
+        let Some(view) = views.get(name).and_then(Outcome::ok) else {
+            return;
+        };
+        if seen.insert(name) {
+            for joined in view.joined() {
+                visit(joined, views, seen, order);
+            }
+            order.push(name);
+        }
+    }
+    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+    for name in views.keys() {
+        visit(name, views, &mut seen, &mut order);
+    }
+    order
+}
+
+/// Plans all that works, with these generations of views.
+pub(crate) fn plan_generations(
+    validation: &Validation,
+    views: &BTreeMap<String, Generations>,
+    options: &Options,
+) -> Plan {
+    let namespace = &validation.namespace;
     let mut plan = Plan {
-        namespace: validation.namespace.clone(),
-        topics: topics::topics(validation),
+        namespace: namespace.clone(),
+        topics: topics::topics(validation, views),
         stages: Vec::new(),
         why: BTreeMap::new(),
     };
+    let mut read = BTreeMap::new();
     for (name, view) in working(&validation.views) {
         plan.why
             .insert(Id::new(Kind::ContextView, name), view.why.clone());
-        let Some(cluster) = validation.clusters.get(&view.cluster).and_then(Outcome::ok) else {
-            continue;
-        };
-        let Some(mut config) = stage::view(
-            &validation.namespace,
-            name,
-            view,
-            cluster,
-            &validation.sources,
+        let (Some(cluster), Some(generations)) = (
+            validation.clusters.get(&view.cluster).and_then(Outcome::ok),
+            views.get(name),
         ) else {
             continue;
         };
-        stage::rebase(&mut config, &options.secrets_root);
-        plan.stages.push(Stage {
-            kind: Owner::View,
-            name: name.to_owned(),
-            cluster: view.cluster.clone(),
-            config,
-            replicas: view.replicas,
-            pod: view.pod.clone(),
-            secrets: mounts(&cluster.secrets),
-            why: view.why.clone(),
-        });
+        read.extend(
+            generations
+                .read
+                .clone()
+                .map(|folded| (name.to_owned(), folded)),
+        );
+        for generation in &generations.stages {
+            let mut config = stage::view(namespace, generation, cluster);
+            stage::rebase(&mut config, &options.secrets_root);
+            plan.stages.push(Stage {
+                kind: Owner::View,
+                name: name.to_owned(),
+                generation: Some(generation.id().to_owned()),
+                cluster: view.cluster.clone(),
+                config,
+                replicas: view.replicas,
+                pod: view.pod.clone(),
+                secrets: mounts(cluster.secrets.union(&view.secrets)),
+                why: view.why.clone(),
+            });
+        }
     }
     for (name, agent) in working(&validation.agents) {
         plan.why
@@ -122,24 +216,20 @@ pub fn plan(validation: &Validation, options: &Options) -> Plan {
         else {
             continue;
         };
-        let Some(mut config) = stage::agent(
-            &validation.namespace,
-            agent,
-            cluster,
-            &validation.sources,
-            &validation.views,
-        ) else {
+        let Some(mut config) = stage::agent(namespace, agent, cluster, &validation.sources, &read)
+        else {
             continue;
         };
         stage::rebase(&mut config, &options.secrets_root);
         plan.stages.push(Stage {
             kind: Owner::Agent,
             name: name.to_owned(),
+            generation: None,
             cluster: agent.cluster.clone(),
             config,
             replicas: if agent.suspend { 0 } else { agent.replicas },
             pod: agent.pod.clone(),
-            secrets: mounts(&agent.secrets),
+            secrets: mounts(agent.secrets.iter()),
             why: agent.why.clone(),
         });
     }
@@ -151,7 +241,9 @@ pub(crate) fn working<T>(all: &BTreeMap<String, Outcome<T>>) -> impl Iterator<It
         .filter_map(|(name, outcome)| Some((name.as_str(), outcome.ok()?)))
 }
 
-fn mounts(keys: &BTreeSet<crate::resources::SecretKey>) -> BTreeMap<String, BTreeSet<String>> {
+fn mounts<'a>(
+    keys: impl Iterator<Item = &'a crate::resources::SecretKey>,
+) -> BTreeMap<String, BTreeSet<String>> {
     let mut mounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for key in keys {
         mounts

@@ -3,7 +3,7 @@
 //! Internal topics carry the broker's time (event times would expire a backfill at once) and messages up
 //! to 1 MiB. Compacted ones keep an hour of history, so that a slow restore still finds what it began with.
 
-use super::working;
+use super::{Generations, working};
 use crate::resources::{Id, Kind};
 use crate::validate::{
     Outcome, Validation,
@@ -27,7 +27,9 @@ pub enum Partitions {
     Initially(u32),
     /// As many as that topic has, and more when it grows.
     SameAs(String),
-    /// As many as the largest of these has, at most so many.
+    /// As many as that topic has at creation; a topic that is there keeps its number.
+    InitiallySameAs(String),
+    /// At creation as many as the largest of these has, at most so many; a topic that is there keeps its number.
     Largest { of: Vec<String>, at_most: u32 },
 }
 
@@ -36,11 +38,19 @@ impl Partitions {
     pub fn resolve(&self, known: impl Fn(&str) -> Option<u32>) -> Option<u32> {
         match self {
             Self::Fixed(count) | Self::Initially(count) => Some(*count),
-            Self::SameAs(topic) => known(topic),
+            Self::SameAs(topic) | Self::InitiallySameAs(topic) => known(topic),
             Self::Largest { of, at_most } => {
                 let counts: Option<Vec<u32>> = of.iter().map(|topic| known(topic)).collect();
                 counts?.into_iter().max().map(|most| most.min(*at_most))
             }
+        }
+    }
+
+    /// Whether a topic that is there gets more when the number grows.
+    pub fn grows(&self) -> bool {
+        match self {
+            Self::Fixed(_) | Self::SameAs(_) => true,
+            Self::Initially(_) | Self::InitiallySameAs(_) | Self::Largest { .. } => false,
         }
     }
 }
@@ -61,7 +71,8 @@ pub struct Topic {
     pub why: String,
 }
 
-pub(super) fn topics(validation: &Validation) -> Vec<Topic> {
+/// Of a view, those of each of its generations.
+pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generations>) -> Vec<Topic> {
     let mut topics = Vec::new();
     for (name, source) in working(&validation.sources) {
         topics.push(of_source(name, source));
@@ -75,30 +86,29 @@ pub(super) fn topics(validation: &Validation) -> Vec<Topic> {
             cluster_name: &view.cluster,
             cluster,
         };
-        if let Input::Own { topic } = &view.config.input {
-            let of = view
-                .sources()
-                .filter_map(|source| {
-                    Some(validation.sources.get(source)?.ok()?.config.topic.clone())
-                })
-                .collect();
-            let partitions = Partitions::Largest {
-                of,
-                at_most: INPUT_PARTITIONS,
-            };
-            topics.push(internal.deleted(
-                topic,
+        for generation in views.get(name).iter().flat_map(|all| &all.stages) {
+            let config = &generation.folded.config;
+            if let Input::Own { topic } = &config.input {
+                let sources = generation.folded.sources.values();
+                let partitions = Partitions::Largest {
+                    of: sources.map(|source| source.topic.clone()).collect(),
+                    at_most: INPUT_PARTITIONS,
+                };
+                topics.push(internal.deleted(
+                    topic,
+                    partitions,
+                    3 * DAY_MS,
+                    "the one order that every reader folds",
+                ));
+            }
+            // A log that grows spreads keys anew, so what is folded partition by partition keeps its partitions.
+            let partitions = Partitions::InitiallySameAs(config.input.topic().to_owned());
+            topics.push(internal.compacted(
+                &config.state_topic,
                 partitions,
-                3 * DAY_MS,
-                "the one order that every reader folds",
+                "rows and marks, from which readers restore",
             ));
         }
-        let partitions = Partitions::SameAs(view.config.input.topic().to_owned());
-        topics.push(internal.compacted(
-            &view.config.state_topic,
-            partitions,
-            "rows and marks, from which readers restore",
-        ));
         topics.push(internal.dead(&view.config.dead_topic));
     }
     for (name, agent) in working(&validation.agents) {

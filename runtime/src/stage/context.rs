@@ -47,9 +47,15 @@ impl Context {
     }
 
     pub(super) fn invalid_of_topic(&self, topic: &str) -> InvalidRecords {
+        let of_views = self
+            .config
+            .views
+            .values()
+            .flat_map(|view| view.sources.values());
         self.config
             .sources
             .values()
+            .chain(of_views)
             .find(|source| source.topic == topic)
             .map(|source| source.invalid_records)
             .unwrap_or_default()
