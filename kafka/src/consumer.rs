@@ -8,14 +8,16 @@
 //! position moved.
 
 use crate::Context;
+pub use crate::message::Message;
+use crate::message::{Batch, Shower};
 use crate::native::{Owned, text};
+
 use rdkafka::bindings as sys;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::borrow::Cow;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,20 +26,6 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// Records that wait and are dropped at once; more come while they are fetched.
 const DROPPED: usize = 100_000;
-
-/// A record in librdkafka's memory.
-#[derive(Clone, Copy, Debug)]
-pub struct Message<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-    pub offset: i64,
-    /// Milliseconds since the epoch; -1 if absent.
-    pub timestamp: i64,
-    pub key: Option<&'a [u8]>,
-    pub value: Option<&'a [u8]>,
-    /// Bytes of a name that are no UTF-8 are replaced (U+FFFD).
-    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rebalance {
@@ -93,13 +81,6 @@ impl Arrivals {
     }
 }
 
-/// Room for a record's headers, used again for each.
-#[derive(Default)]
-struct Room {
-    names: Vec<Cow<'static, str>>,
-    values: Vec<Option<&'static [u8]>>,
-}
-
 pub struct Consumer {
     // Before the client, which has to outlive it.
     queue: Owned<sys::rd_kafka_queue_t>,
@@ -148,10 +129,31 @@ impl Consumer {
     /// Hands over at most `limit` events, waiting at most `wait` for the first. Returns how many: 0 where
     /// woken, and where something arrived that is no event but may have moved a position.
     pub fn poll(&self, wait: Duration, limit: usize, on: &mut dyn FnMut(Event<'_>)) -> usize {
+        self.poll_by(wait, || self.drain(limit, on))
+    }
+
+    /// As [`Consumer::poll`], for a consumer whose partitions are assigned by hand; half as dear for each record.
+    /// An error that stands among records is logged, and handed over when it comes again.
+    pub fn poll_by_hand(
+        &self,
+        wait: Duration,
+        limit: usize,
+        on: &mut dyn FnMut(Event<'_>),
+    ) -> usize {
+        self.poll_by(wait, || {
+            let first = self.drain(1, on);
+            if first == 0 || limit == 1 {
+                return first;
+            }
+            first + self.drain_records(limit - first, on)
+        })
+    }
+
+    fn poll_by(&self, wait: Duration, mut drain: impl FnMut() -> usize) -> usize {
         let deadline = Instant::now() + wait;
         loop {
             let before = self.arrivals.take();
-            let count = self.drain(limit, on);
+            let count = drain();
             if count > 0 || before.arrived || before.woken {
                 return count;
             }
@@ -164,7 +166,7 @@ impl Consumer {
     }
 
     fn drain(&self, limit: usize, on: &mut dyn FnMut(Event<'_>)) -> usize {
-        let mut room = Room::default();
+        let mut shower = Shower::default();
         let mut count = 0;
         while count < limit {
             // SAFETY: the queue lives as long as `self`; the event returned is ours to destroy.
@@ -178,7 +180,11 @@ impl Consumer {
             // SAFETY: the event lives.
             match unsafe { sys::rd_kafka_event_type(event.pointer()) } {
                 sys::RD_KAFKA_EVENT_FETCH => {
-                    count += usize::from(show(&event, &mut room, on));
+                    // SAFETY: the event lives until after the call, and its message as long as it.
+                    count += usize::from(unsafe {
+                        let message = sys::rd_kafka_event_message_next(event.pointer());
+                        shower.show(message, &mut |message| on(Event::Message(message)))
+                    });
                 }
                 sys::RD_KAFKA_EVENT_REBALANCE => {
                     let (kind, partitions) = self.rebalance(&event);
@@ -196,6 +202,31 @@ impl Consumer {
         if count == limit {
             // The callback tells of an empty queue that fills, and this one may not be empty.
             self.arrivals.set(|flags| flags.arrived = true);
+        }
+        count
+    }
+
+    /// Records at one go, without an event and a look at the clock for each.
+    fn drain_records(&self, limit: usize, on: &mut dyn FnMut(Event<'_>)) -> usize {
+        // SAFETY: the queue lives as long as `self`.
+        let batch = unsafe { Batch::take(self.queue.pointer(), limit) };
+        if batch.len() == limit {
+            // The callback tells of an empty queue that fills, and this one may not be empty.
+            self.arrivals.set(|flags| flags.arrived = true);
+        }
+        let count = batch.len();
+        for failed in batch.show(&mut |message| on(Event::Message(message))) {
+            let (code, reason) = (failed.code, failed.reason);
+            if code == RDKafkaErrorCode::PartitionEOF {
+                continue;
+            }
+            self.base.context().failed(code, &reason);
+            on(Event::Error {
+                code,
+                fatal: false,
+                reason,
+                partition: Some(failed.partition),
+            });
         }
         count
     }
@@ -399,86 +430,6 @@ unsafe fn partitions(list: *const sys::rd_kafka_topic_partition_list_t) -> Vec<(
             })
             .collect()
     }
-}
-
-/// Shows the record of a fetch event; whether there was one.
-fn show(
-    event: &Owned<sys::rd_kafka_event_t>,
-    room: &mut Room,
-    on: &mut dyn FnMut(Event<'_>),
-) -> bool {
-    // SAFETY: the event lives until after this function; its message, with topic, key, value and headers,
-    // lives as long as the event. Nothing of it leaves: `room` is emptied at the end.
-    unsafe {
-        let message = sys::rd_kafka_event_message_next(event.pointer());
-        let Some(it) = message.as_ref() else {
-            return false;
-        };
-        let topic = CStr::from_ptr(sys::rd_kafka_topic_name(it.rkt)).to_bytes();
-        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        let timestamp = sys::rd_kafka_message_timestamp(message, &raw mut kind);
-        let mut list = std::ptr::null_mut();
-        let found = sys::rd_kafka_message_headers(message, &raw mut list);
-        if found == sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            read_headers(list, room);
-        }
-        let headers: Vec<(&str, Option<&[u8]>)> = room
-            .names
-            .iter()
-            .zip(&room.values)
-            .map(|(name, value)| (&**name, *value))
-            .collect();
-        on(Event::Message(Message {
-            topic: std::str::from_utf8(topic).unwrap_or_default(),
-            partition: it.partition,
-            offset: it.offset,
-            timestamp,
-            key: bytes(it.key, it.key_len),
-            value: bytes(it.payload, it.len),
-            headers: &headers,
-        }));
-        drop(headers);
-        room.names.clear();
-        room.values.clear();
-    }
-    true
-}
-
-/// # Safety
-/// `list` lives longer than what is put into `room`.
-unsafe fn read_headers(list: *const sys::rd_kafka_headers_t, room: &mut Room) {
-    for index in 0.. {
-        let mut name: *const c_char = std::ptr::null();
-        let mut value = std::ptr::null();
-        let mut length = 0;
-        // SAFETY: the list lives; the places for the answers are ours.
-        let found = unsafe {
-            sys::rd_kafka_header_get_all(
-                list,
-                index,
-                &raw mut name,
-                &raw mut value,
-                &raw mut length,
-            )
-        };
-        if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return;
-        }
-        // SAFETY: name and value live as long as the list.
-        unsafe {
-            room.names.push(CStr::from_ptr(name).to_string_lossy());
-            room.values.push(bytes(value, length));
-        }
-    }
-}
-
-/// `None` for null.
-///
-/// # Safety
-/// `start` is null or the first of `length` bytes that live for `'a`.
-unsafe fn bytes<'a>(start: *const std::ffi::c_void, length: usize) -> Option<&'a [u8]> {
-    // SAFETY: by this function's contract.
-    (!start.is_null()).then(|| unsafe { std::slice::from_raw_parts(start.cast(), length) })
 }
 
 pub(crate) fn forward_log(event: &Owned<sys::rd_kafka_event_t>) {

@@ -16,6 +16,7 @@ pub mod allow;
 pub mod consumer;
 mod context;
 pub mod error;
+mod message;
 mod native;
 pub mod offsets;
 pub mod producer;

@@ -90,7 +90,7 @@ impl Reader for KafkaReader {
         let mut records = 0;
         let mut found = None;
         self.consumer
-            .poll(wait, RECORDS_PER_POLL, &mut |event| match event {
+            .poll_by_hand(wait, RECORDS_PER_POLL, &mut |event| match event {
                 Event::Message(message) => {
                     records += 1;
                     on(&record(&message));

@@ -1,52 +1,82 @@
-//! The thread that folds the views which a stage holds: restores each from its state topic, goes on with
-//! its input log, and tells how far it is.
+//! The thread that folds the views which a stage holds: has them restored from their state topics, goes on
+//! with their input logs, and tells how far it is.
+//!
+//! Many records go by for each thing that changes here, so a record costs no allocation, no look at a map of
+//! names and no lock of its own: views are numbered, and locked for [`LOCKED`] records at a time.
 
 use super::super::context::Context;
 use super::super::life::Life;
-use super::super::reading::{partitions, persist, to_end};
+use super::super::reading::{partitions, persist};
 use super::super::status::{Part, Processed};
 use super::super::{Error, Stall};
-use super::Held;
+use super::inputs::{Input, Inputs};
+use super::{Held, One, restore};
 use crate::log::{self, Isolation, Reader, Start};
 use crate::metrics;
 use crate::observe::Happening;
-use headwater_engine::config::{Input, InvalidRecords};
-use headwater_engine::fault::Fault;
-use headwater_engine::record::{Record, TopicPartition};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use headwater_engine::config::InvalidRecords;
+use headwater_engine::record::TopicPartition;
+use headwater_engine::view::View;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Duration;
 
 const POLL: Duration = Duration::from_secs(10);
+/// Records after which readers get their turn, some tens of microseconds.
+const LOCKED: usize = 64;
 
 /// What the thread has.
 pub(in crate::stage) struct Folder {
     context: Arc<Context>,
     life: Arc<Life>,
     held: Arc<Held>,
-    /// Which views fold a partition.
-    inputs: BTreeMap<TopicPartition, Vec<String>>,
-    stopped: BTreeSet<TopicPartition>,
-    /// Caught up once the inputs are here.
-    targets: HashMap<TopicPartition, i64>,
+    views: Vec<Folding>,
+    inputs: Inputs,
     restored_percent: u8,
+    /// Of the stage, as the status names it.
+    part: &'static str,
+}
+
+/// A view, and what is counted of it.
+struct Folding {
+    one: Arc<One>,
+    label: metrics::Held,
+    /// Of the turn under way.
+    records: usize,
+    changes: usize,
 }
 
 impl Folder {
     pub(in crate::stage) fn new(context: Arc<Context>, life: Arc<Life>, held: Arc<Held>) -> Self {
+        let folding = |(name, one): (&String, &Arc<One>)| Folding {
+            one: Arc::clone(one),
+            label: metrics::Held {
+                kind: context.kind_label(),
+                name: context.name.clone(),
+                view: name.clone(),
+            },
+            records: 0,
+            changes: 0,
+        };
         Self {
+            views: held.views.iter().map(folding).collect(),
             context,
             life,
             held,
-            inputs: BTreeMap::new(),
-            stopped: BTreeSet::new(),
-            targets: HashMap::new(),
+            inputs: Inputs::default(),
             restored_percent: 0,
+            part: "views",
         }
     }
 
+    /// The name of its part of the stage, where one stage has several.
+    pub(in crate::stage) fn named(mut self, part: &'static str) -> Self {
+        self.part = part;
+        self
+    }
+
     pub(in crate::stage) fn run(mut self) -> Result<(), Error> {
-        if self.held.views.is_empty() {
+        if self.views.is_empty() {
             self.restored_percent = 100;
             self.held.become_ready();
             self.publish();
@@ -70,8 +100,8 @@ impl Folder {
 
     /// Restores, and begins to read where the states end.
     fn begin(&mut self) -> Result<Box<dyn Reader>, Error> {
-        let inputs = self.find_inputs()?;
-        self.restore(&inputs)?;
+        let counts = self.find_inputs()?;
+        self.restore(&counts)?;
         let log = Arc::clone(&self.context.services.log);
         let mut reader = log.reader(Isolation::ReadCommitted)?;
         self.life.woken_by(reader.waker());
@@ -87,105 +117,71 @@ impl Folder {
         Ok(())
     }
 
-    /// Partition counts by input topic.
+    /// Partition counts by topic, of inputs and states.
     fn find_inputs(&mut self) -> Result<BTreeMap<String, i32>, Error> {
         let topics: BTreeSet<String> = self
-            .held
             .views
-            .values()
-            .flat_map(|one| {
-                [
-                    one.config.input.topic().to_owned(),
-                    one.config.state_topic.clone(),
-                ]
-            })
+            .iter()
+            .map(|folding| &folding.one.config)
+            .flat_map(|config| [config.input.topic().to_owned(), config.state_topic.clone()])
             .collect();
         let topics: Vec<String> = topics.into_iter().collect();
         let counts = partitions(&*self.context.services.log, &self.life, &topics)?;
         let counts: BTreeMap<String, i32> = topics.into_iter().zip(counts).collect();
-        for (name, one) in &self.held.views {
-            let topic: Arc<str> = one.config.input.topic().into();
-            for partition in 0..counts.get(&*topic).copied().unwrap_or(0) {
-                self.inputs
-                    .entry(TopicPartition::new(Arc::clone(&topic), partition))
-                    .or_default()
-                    .push(name.clone());
-                // Made now, so that `covered` of an own input log counts partitions that nothing came from yet.
-                one.write(|view| {
+        for (place, folding) in self.views.iter().enumerate() {
+            let config = &folding.one.config;
+            let count = counts.get(config.input.topic()).copied().unwrap_or(0);
+            let stops = self.context.invalid_records(config) == InvalidRecords::Stop;
+            self.inputs.add(config.input.topic(), count, place, stops);
+            // Made now, so that `covered` of an own input log counts partitions that nothing came from yet.
+            folding.one.write(|view| {
+                for partition in 0..count {
                     view.partition_mut(partition);
-                });
-            }
+                }
+            });
         }
         Ok(counts)
     }
 
     fn restore(&mut self, counts: &BTreeMap<String, i32>) -> Result<(), Error> {
-        let mut views: HashMap<String, String> = HashMap::new();
-        let mut states = Vec::new();
-        for (name, one) in &self.held.views {
-            let topic = &one.config.state_topic;
-            views.insert(topic.clone(), name.clone());
-            let topic_name: Arc<str> = topic.as_str().into();
-            states.extend(
-                (0..counts.get(topic).copied().unwrap_or(0))
-                    .map(|partition| TopicPartition::new(Arc::clone(&topic_name), partition)),
-            );
+        let mut jobs = Vec::new();
+        for folding in &self.views {
+            let topic: Arc<str> = folding.one.config.state_topic.as_str().into();
+            let count = counts.get(&*topic).copied().unwrap_or(0);
+            jobs.extend((0..count).map(|partition| restore::Job {
+                one: Arc::clone(&folding.one),
+                state: TopicPartition::new(Arc::clone(&topic), partition),
+            }));
         }
-        let held = Arc::clone(&self.held);
-        let mut bad: Option<(TopicPartition, Fault)> = None;
         let log = Arc::clone(&self.context.services.log);
         let life = Arc::clone(&self.life);
-        let mut told = 0;
-        to_end(
-            &*log,
-            &life,
-            &states,
-            &mut |percent| {
-                if percent != told {
-                    told = percent;
-                    self.restored_percent = percent.min(99);
-                    self.publish();
-                }
-            },
-            &mut |record| {
-                let Some(one) = views
-                    .get(record.topic)
-                    .and_then(|name| held.views.get(name))
-                else {
-                    return;
-                };
-                let restored =
-                    one.write(|view| view.partition_mut(record.partition).restore(record));
-                if let Err(fault) = restored {
-                    let partition = TopicPartition::new(record.topic, record.partition);
-                    bad.get_or_insert((partition, fault.at(record.position())));
-                }
-            },
-        )?;
-        if let Some((partition, fault)) = bad {
-            return Err(Error::Stalled(Stall::state(&partition, &fault)));
-        }
+        restore::all(&*log, &life, jobs, |percent| {
+            self.restored_percent = percent.min(99);
+            self.publish();
+        })?;
         self.restored_percent = 100;
         Ok(())
     }
 
     fn assign(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
-        let partitions: Vec<TopicPartition> = self.inputs.keys().cloned().collect();
+        let partitions: Vec<TopicPartition> =
+            self.inputs.iter().map(|input| input.at.clone()).collect();
         let log = Arc::clone(&self.context.services.log);
         let bounds = persist(&self.life, "watermarks", || log.watermarks(&partitions))?;
         let mut assignment = Vec::new();
-        for (partition, views) in &self.inputs {
+        for input in self.inputs.iter_mut() {
             let bounds = bounds
-                .get(partition)
+                .get(&input.at)
                 .copied()
                 .unwrap_or(log::Watermarks { low: 0, high: 0 });
-            self.targets.insert(partition.clone(), bounds.high);
+            input.target = bounds.high;
             let mut first = None;
-            for one in views.iter().filter_map(|name| self.held.views.get(name)) {
-                let next = one.write(|view| view.partition_mut(partition.partition).next());
+            for reading in &input.views {
+                let one = &self.views[reading.view].one;
+                let next = one.write(|view| view.partition_mut(input.at.partition).next());
                 let resource = format!("view/{}", one.config.name);
                 let start =
-                    Stall::check(&resource, partition, next, bounds).map_err(Error::Stalled)?;
+                    Stall::check(&resource, &input.at, next, bounds).map_err(Error::Stalled)?;
                 let offset = match start {
                     Start::Offset(offset) => offset,
                     Start::Earliest | Start::Latest => bounds.low,
@@ -193,182 +189,197 @@ impl Folder {
                 first = Some(first.map_or(offset, |first: i64| first.min(offset)));
             }
             let start = first.map_or(Start::Earliest, Start::Offset);
-            assignment.push((partition.clone(), start));
+            assignment.push((input.at.clone(), start));
         }
         Ok(reader.assign(&assignment)?)
     }
 
     fn turn(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
-        let mut counts: HashMap<String, (usize, usize)> = HashMap::new();
-        let mut stop = Vec::new();
         let wait = if self.held.is_ready() {
             POLL
         } else {
             Duration::from_millis(100)
         };
-        reader.poll(wait, &mut |record| {
-            if let Some(stopped) = self.fold(record, &mut counts) {
-                stop.push(stopped);
-            }
-        })?;
-        for partition in stop {
-            self.stop(reader, partition)?;
+        let (read, stop) = self.read(reader, wait)?;
+        for place in stop {
+            self.stop(reader, place)?;
         }
-        for (partition, views) in &self.inputs {
-            if self.stopped.contains(partition) {
-                continue;
-            }
-            let Some(position) = reader.position(partition) else {
-                continue;
-            };
-            for one in views.iter().filter_map(|name| self.held.views.get(name)) {
-                let behind = one.read(|view| {
-                    let mut states = view.partitions();
-                    states.any(|(number, state)| {
-                        number == partition.partition && state.next() < position
-                    })
-                });
-                if behind {
-                    one.write(|view| view.partition_mut(partition.partition).advance(position));
-                }
-            }
+        // Whoever waits for a record waits no longer than this; a position past markers comes after.
+        if read > 0 {
+            self.held.progress.send_modify(|turns| *turns += 1);
         }
+        self.advance(reader);
         self.held.progress.send_modify(|turns| *turns += 1);
         if !self.held.is_ready() && self.caught_up() {
             self.held.met(self.context.services.clock.now_ms());
             self.held.become_ready();
         }
-        self.count(&counts);
+        self.count();
         self.publish();
         Ok(())
     }
 
-    /// Gives the partition where it has to stand still at this record.
-    fn fold(
-        &self,
-        record: &Record<'_>,
-        counts: &mut HashMap<String, (usize, usize)>,
-    ) -> Option<TopicPartition> {
-        let partition = TopicPartition::new(record.topic, record.partition);
-        if self.stopped.contains(&partition) {
-            return None;
-        }
-        let mut stop = None;
-        for name in self.inputs.get(&partition).into_iter().flatten() {
-            let Some(one) = self.held.views.get(name) else {
-                continue;
+    /// Folds what is there. Gives how many records, and the inputs that have to stand still.
+    fn read(
+        &mut self,
+        reader: &mut dyn Reader,
+        wait: Duration,
+    ) -> Result<(usize, Vec<usize>), Error> {
+        let mut stop: Vec<usize> = Vec::new();
+        let ones: Vec<Arc<One>> = self
+            .views
+            .iter()
+            .map(|folding| Arc::clone(&folding.one))
+            .collect();
+        let mut locked = Locked {
+            ones: &ones,
+            guards: ones.iter().map(|_| None).collect(),
+            left: LOCKED,
+        };
+        let (inputs, views) = (&mut self.inputs, &mut self.views);
+        let (context, life) = (&self.context, &self.life);
+        let read = reader.poll(wait, &mut |record| {
+            let Some((place, input)) = inputs.of(record) else {
+                return;
             };
-            let stops = matches!(&one.config.input, Input::Source { topic }
-                if self.context.invalid_of_topic(topic) == InvalidRecords::Stop);
-            let folded = one.write(|view| view.partition_mut(record.partition).fold(record));
-            let count = counts.entry(name.clone()).or_default();
-            count.0 += 1;
-            count.1 += usize::from(folded.changed);
-            if let Some(fault) = folded.fault
-                && stops
-            {
-                let resource = format!("view/{name}");
-                self.context.stopped(&self.life, record, &fault, &resource);
-                stop = Some(partition.clone());
+            if input.stopped || stop.contains(&place) {
+                return;
             }
-        }
-        stop
+            let mut refused = None;
+            for reading in &input.views {
+                let view = locked.view(reading.view);
+                let folded = view.partition_mut(record.partition).fold(record);
+                let folding = &mut views[reading.view];
+                folding.records += 1;
+                folding.changes += usize::from(folded.changed);
+                if reading.stops
+                    && let Some(fault) = folded.fault
+                {
+                    refused = Some((fault, reading.view));
+                }
+            }
+            if let Some((fault, view)) = refused {
+                let resource = format!("view/{}", ones[view].config.name);
+                context.stopped(life, record, &fault, &resource);
+                stop.push(place);
+            }
+            locked.turn();
+        })?;
+        Ok((read, stop))
     }
 
-    fn stop(&mut self, reader: &mut dyn Reader, partition: TopicPartition) -> Result<(), Error> {
-        self.stopped.insert(partition);
+    fn stop(&mut self, reader: &mut dyn Reader, place: usize) -> Result<(), Error> {
+        self.inputs.stop(place);
         let left: Vec<_> = self
             .inputs
-            .keys()
-            .filter(|partition| !self.stopped.contains(*partition))
-            .map(|partition| {
+            .iter()
+            .filter(|input| !input.stopped)
+            .map(|input| {
                 let start = reader
-                    .position(partition)
+                    .position(&input.at)
                     .map_or(Start::Earliest, Start::Offset);
-                (partition.clone(), start)
+                (input.at.clone(), start)
             })
             .collect();
         Ok(reader.assign(&left)?)
     }
 
-    fn caught_up(&self) -> bool {
-        self.inputs.iter().all(|(partition, views)| {
-            let target = self.targets.get(partition).copied().unwrap_or(0);
-            self.stopped.contains(partition)
-                || views
-                    .iter()
-                    .filter_map(|name| self.held.views.get(name))
-                    .all(|one| {
-                        one.read(|view| {
-                            view.partitions().any(|(number, state)| {
-                                number == partition.partition && state.next() >= target
-                            })
-                        })
-                    })
-        })
-    }
-
-    fn label(&self, view: &str) -> metrics::Held {
-        metrics::Held {
-            kind: self.context.kind_label(),
-            name: self.context.name.clone(),
-            view: view.to_owned(),
+    /// Takes note of positions past records that are no data.
+    fn advance(&self, reader: &mut dyn Reader) {
+        for input in self.inputs.iter().filter(|input| !input.stopped) {
+            let Some(position) = reader.position(&input.at) else {
+                continue;
+            };
+            let number = input.at.partition;
+            for reading in &input.views {
+                let one = &self.views[reading.view].one;
+                if one.next(number).is_some_and(|next| next < position) {
+                    one.write(|view| view.partition_mut(number).advance(position));
+                }
+            }
         }
     }
 
-    fn count(&self, counts: &HashMap<String, (usize, usize)>) {
+    fn caught_up(&self) -> bool {
+        self.inputs.iter().all(|input| {
+            let reached = |one: &One| {
+                one.next(input.at.partition)
+                    .is_some_and(|next| next >= input.target)
+            };
+            input.stopped
+                || input
+                    .views
+                    .iter()
+                    .all(|reading| reached(&self.views[reading.view].one))
+        })
+    }
+
+    fn count(&mut self) {
         let metrics = &self.context.services.metrics;
-        for (view, (records, changes)) in counts {
-            let label = self.label(view);
+        for folding in self.views.iter_mut().filter(|folding| folding.records > 0) {
+            let (records, changes) = (folding.records, folding.changes);
+            (folding.records, folding.changes) = (0, 0);
+            let label = &folding.label;
             metrics
                 .records_folded
-                .get_or_create(&label)
-                .inc_by(*records as u64);
-            if let Some(one) = self.held.views.get(view) {
-                let (keys, bytes) = one.read(|view| (view.keys(), view.bytes()));
-                let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-                metrics.view_keys.get_or_create(&label).set(gauge(keys));
-                metrics.view_bytes.get_or_create(&label).set(gauge(bytes));
-            }
+                .get_or_create(label)
+                .inc_by(records as u64);
+            let (keys, bytes) = folding.one.read(|view| (view.keys(), view.bytes()));
+            let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+            metrics.view_keys.get_or_create(label).set(gauge(keys));
+            metrics.view_bytes.get_or_create(label).set(gauge(bytes));
             self.context.services.observer.tell(|| Happening::Folded {
                 stage: self.context.name.clone(),
-                view: view.clone(),
-                records: *records,
-                changes: *changes,
+                view: label.view.clone(),
+                records,
+                changes,
             });
         }
     }
 
     fn publish(&self) {
-        let positions = self
-            .inputs
-            .iter()
-            .filter_map(|(partition, views)| {
-                let one = views.iter().find_map(|name| self.held.views.get(name))?;
-                let next = one.read(|view| {
-                    let mut states = view.partitions();
-                    states
-                        .find(|(number, _)| *number == partition.partition)
-                        .map(|(_, state)| state.next())
-                })?;
-                Some(Processed {
-                    topic: partition.topic.to_string(),
-                    partition: partition.partition,
-                    next,
-                    stopped: self.stopped.contains(partition),
-                })
+        let position = |input: &Input| {
+            let reading = input.views.first()?;
+            Some(Processed {
+                topic: input.at.topic.to_string(),
+                partition: input.at.partition,
+                next: self.views[reading.view].one.next(input.at.partition)?,
+                stopped: input.stopped,
             })
-            .collect();
+        };
         self.life.board.part(
-            "views",
+            self.part,
             Part {
                 joined: true,
                 restored_percent: self.restored_percent,
                 caught_up: self.held.is_ready(),
                 waiting: 0,
                 in_flight: 0,
-                positions,
+                positions: self.inputs.iter().filter_map(position).collect(),
             },
         );
+    }
+}
+
+/// Views locked for writing, for some records at a time.
+struct Locked<'a> {
+    ones: &'a [Arc<One>],
+    guards: Vec<Option<RwLockWriteGuard<'a, View>>>,
+    left: usize,
+}
+
+impl Locked<'_> {
+    fn view(&mut self, place: usize) -> &mut View {
+        let one = &self.ones[place];
+        self.guards[place].get_or_insert_with(|| one.lock())
+    }
+
+    /// One record was folded.
+    fn turn(&mut self) {
+        self.left -= 1;
+        if self.left == 0 {
+            self.left = LOCKED;
+            self.guards.fill_with(|| None);
+        }
     }
 }

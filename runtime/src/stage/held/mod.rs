@@ -5,6 +5,8 @@
 //! when their trigger arrived; the folding thread wakes them.
 
 mod folder;
+mod inputs;
+mod restore;
 
 pub(super) use folder::Folder;
 
@@ -16,12 +18,12 @@ use headwater_engine::record::TopicPartition;
 use headwater_engine::view::{self, Definition};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 pub(super) struct Held {
-    views: BTreeMap<String, One>,
+    views: BTreeMap<String, Arc<One>>,
     /// Counts the turns of the folding thread.
     progress: watch::Sender<u64>,
     ready: AtomicBool,
@@ -62,7 +64,7 @@ impl Held {
                     state: RwLock::new(view::View::new(definition)),
                     met_at: AtomicI64::new(0),
                 };
-                (name, one)
+                (name, Arc::new(one))
             })
             .collect();
         Self {
@@ -171,7 +173,21 @@ impl One {
     }
 
     fn write<T>(&self, f: impl FnOnce(&mut view::View) -> T) -> T {
-        f(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+        f(&mut self.lock())
+    }
+
+    fn lock(&self) -> RwLockWriteGuard<'_, view::View> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The offset of an input partition that is to be folded next.
+    fn next(&self, partition: i32) -> Option<i64> {
+        self.read(|view| {
+            let mut states = view.partitions();
+            states
+                .find(|(number, _)| *number == partition)
+                .map(|(_, state)| state.next())
+        })
     }
 
     fn find(&self, ends: &Ends) -> Found {
