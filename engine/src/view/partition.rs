@@ -260,7 +260,7 @@ impl Partition {
         };
         let mut records: Vec<NewRecord> = self
             .rows
-            .changed(&self.definition, self.clock)
+            .changed(&self.definition)
             .into_iter()
             .map(|row| record(row.key.as_bytes(), row.value, row.headers))
             .collect();

@@ -386,8 +386,9 @@ impl Rows {
             })
     }
 
-    /// The keys that the state topic does not hold as they are, in order. `clock` is that of the fold.
-    pub(super) fn changed(&self, definition: &Definition, clock: i64) -> Vec<Written<'_>> {
+    /// The keys that the state topic does not hold as they are, in order. An aggregate's value is that of its newest event's time: when
+    /// it was written changes nothing of it.
+    pub(super) fn changed(&self, definition: &Definition) -> Vec<Written<'_>> {
         match &self.store {
             Store::Latest(slots) | Store::History(slots) => slots
                 .changed()
@@ -403,7 +404,7 @@ impl Rows {
                 .map(|(key, entry)| match (entry, definition.aggregate()) {
                     (Some(entry), Some(aggregate)) => {
                         let (time, origin) = entry.newest();
-                        let value = entry.value(aggregate, clock).to_string().into_bytes();
+                        let value = entry.value(aggregate, time).to_string().into_bytes();
                         self.row(key, value, entry.state(), origin, time)
                     }
                     _ => Written::gone(key),
