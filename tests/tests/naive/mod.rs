@@ -8,9 +8,12 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
     reason = "shared by test binaries, which use parts of it; a test fails by panicking"
 )]
 
+pub mod aggregate;
 pub mod event;
 pub mod order;
 pub mod rows;

@@ -1,11 +1,12 @@
 //! The state of a view: every change of every key, and what a reader finds at a time.
 
+use super::aggregate::{self, Field};
 use super::event::key_text;
 use super::{Change, Fault, Maybe, Origin};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Fold {
     Replace,
     /// Bits of the entries without which no row is seen.
@@ -16,6 +17,7 @@ pub enum Fold {
         limit: usize,
         within_ms: Option<i64>,
     },
+    Aggregate(Vec<Field>),
 }
 
 /// An index: its name, its CEL text, whether it gives a list, and the same as a closure. An absent field is `Ok(None)`.
@@ -41,35 +43,66 @@ struct Key {
     row: Option<Row>,
     present: BTreeSet<u32>,
     owners: BTreeMap<String, u32>,
-    /// A history's events, oldest in the log first.
+    /// Of a history or an aggregate, oldest in the log first.
     events: Vec<Row>,
+    /// The highest event time of all its events.
+    last: i64,
 }
 
 /// A view, or one partition of it.
 #[derive(Clone)]
 pub struct Rows {
     fold: Fold,
+    /// A key is gone so long after its last event.
+    expire_ms: Option<i64>,
+    /// The event time that the fold has reached: its input's, never the wall's.
+    clock: i64,
     indexes: Vec<Index>,
     keys: BTreeMap<String, Key>,
 }
 
 impl Rows {
-    pub fn new(fold: Fold, indexes: &[Index]) -> Self {
+    pub fn new(fold: Fold, expire_ms: Option<i64>, indexes: &[Index]) -> Self {
         Self {
             fold,
+            expire_ms,
+            clock: i64::MIN,
             indexes: indexes.to_vec(),
             keys: BTreeMap::new(),
         }
     }
 
+    /// The clock moves, and never back: keys are forgotten twice their expiry after their last event.
+    pub fn pass(&mut self, clock: i64) {
+        self.clock = self.clock.max(clock);
+        if let Some(expire) = self.expire_ms {
+            let kept_from = self.clock.saturating_sub(2 * expire);
+            self.keys.retain(|_, key| key.last >= kept_from);
+        }
+    }
+
     /// Folds one change, whole or not at all.
     pub fn apply(&mut self, change: &Change) -> Maybe<()> {
-        let former = self.keys.get(&change.key).cloned().unwrap_or_default();
-        let mut next = former.clone();
-        match self.fold {
+        let former = self.keys.get(&change.key);
+        let mut next = former.cloned().unwrap_or_default();
+        if let Some(expire) = self.expire_ms {
+            match former {
+                None if change.time < self.clock.saturating_sub(2 * expire) => return Ok(()),
+                // It was gone by then.
+                Some(former) if change.time - former.last >= expire => next = Key::default(),
+                _ => {}
+            }
+        }
+        match &self.fold {
             Fold::Replace => replace(&mut next, change),
             Fold::Fields { .. } => merge(&mut next, change),
             Fold::History { .. } => remember(&mut next, change),
+            Fold::Aggregate(fields) => {
+                if let Some(value) = &change.value {
+                    aggregate::check(fields, value, change.time, self.clock)?;
+                }
+                remember(&mut next, change);
+            }
         }
         if let Some(row) = self.visible(&next) {
             for index in &self.indexes {
@@ -79,9 +112,17 @@ impl Rows {
         if next.row.is_none() && next.events.is_empty() {
             self.keys.remove(&change.key);
         } else {
+            next.last = next.last.max(change.time);
             self.keys.insert(change.key.clone(), next);
         }
         Ok(())
+    }
+
+    /// Whether a reader at a time finds the key at all.
+    fn found(&self, key: &str, at: i64) -> Option<&Key> {
+        let key = self.keys.get(key)?;
+        let lives = self.expire_ms.is_none_or(|expire| key.last > at - expire);
+        lives.then_some(key)
     }
 
     fn visible<'a>(&self, key: &'a Key) -> Option<&'a Row> {
@@ -94,11 +135,12 @@ impl Rows {
         key.row.as_ref().filter(|_| complete)
     }
 
-    pub fn get(&self, key: &str) -> Option<Row> {
-        self.keys
-            .get(key)
-            .and_then(|key| self.visible(key))
-            .cloned()
+    pub fn get(&self, key: &str, at: i64) -> Option<Row> {
+        let key = self.found(key, at)?;
+        match &self.fold {
+            Fold::Aggregate(fields) => aggregate::row(fields, &key.events, at),
+            _ => self.visible(key).cloned(),
+        }
     }
 
     /// What the state topic holds for a key: also of a merged row that is not complete yet.
@@ -112,8 +154,7 @@ impl Rows {
             return Vec::new();
         };
         let mut events = self
-            .keys
-            .get(key)
+            .found(key, at)
             .map_or_else(Vec::new, |it| it.events.clone());
         events.reverse();
         events.sort_by_key(|event| std::cmp::Reverse(event.time));
@@ -122,13 +163,13 @@ impl Rows {
         events
     }
 
-    pub fn by_index(&self, name: &str, wanted: &str) -> Vec<(String, Row)> {
+    pub fn by_index(&self, name: &str, wanted: &str, at: i64) -> Vec<(String, Row)> {
         let Some(index) = self.indexes.iter().find(|index| index.name == name) else {
             return Vec::new();
         };
         self.keys
             .keys()
-            .filter_map(|key| Some((key.clone(), self.get(key)?)))
+            .filter_map(|key| Some((key.clone(), self.get(key, at)?)))
             .filter(|(_, row)| {
                 index_keys(index, &row.value).is_ok_and(|keys| keys.contains(wanted))
             })

@@ -2,8 +2,9 @@
 
 use crate::events::Draw;
 use crate::expressions::{
-    DELETES, FILTERS, INDEXES, KEYS, OBJECTS, SOURCE_KEY, SOURCE_TIME, VALUES,
+    AGGREGATES, DELETES, FILTERS, INDEXES, KEYS, OBJECTS, SOURCE_KEY, SOURCE_TIME, VALUES, WHERES,
 };
+use crate::naive::aggregate::{Compute, Field};
 use crate::naive::event::{Entry, Source, Taste};
 use crate::naive::rows::{Fold, Index};
 use serde_json::{Value, json};
@@ -59,6 +60,7 @@ pub struct ViewSpec {
     pub from: Vec<FromSpec>,
     pub fold: Fold,
     pub indexes: Vec<Index>,
+    pub expire_ms: Option<i64>,
     /// Whether the view has an input log of its own.
     pub own: bool,
     /// Of its input log.
@@ -70,7 +72,7 @@ impl ViewSpec {
         match self.fold {
             Fold::Replace => Taste::Latest,
             Fold::Fields { .. } => Taste::Fields,
-            Fold::History { .. } => Taste::Events,
+            Fold::History { .. } | Fold::Aggregate(_) => Taste::Events,
         }
     }
 
@@ -125,6 +127,7 @@ impl ViewSpec {
             "input": {input: {"topic": self.input_topic(prefix)}},
             "stateTopic": self.state_topic(prefix),
             "deadTopic": self.dead_topic(prefix),
+            "expireAfterMs": self.expire_ms,
         })
     }
 }
@@ -135,6 +138,22 @@ fn fold(fold: &Fold) -> Value {
         Fold::Fields { .. } => json!({"latest": {"merge": "Fields"}}),
         Fold::History { limit, within_ms } => {
             json!({"history": {"limit": limit, "withinMs": within_ms}})
+        }
+        Fold::Aggregate(fields) => {
+            let fields: Vec<Value> = fields
+                .iter()
+                .map(|field| {
+                    json!({
+                        "name": field.name,
+                        "compute": format!("{:?}", field.compute),
+                        "of": field.of.map(|it| it.text),
+                        "where": field.filter.map(|it| it.text),
+                        "withinMs": field.within_ms,
+                        "limit": field.limit,
+                    })
+                })
+                .collect();
+            json!({"aggregate": {"fields": fields}})
         }
     }
 }
@@ -161,7 +180,6 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
     let window = |chance| draw.maybe(chance, &[5_000, 60_000, 900_000]);
     let limit = || *draw.one_of(&[1, 2, 5, 20]);
     let entry = Entry::default();
-    let plain = view("plain", vec![("it", ORDERS, entry)], Fold::Replace);
     let filtered = Entry {
         filter: filter(70),
         value: draw.maybe(50, VALUES),
@@ -199,6 +217,36 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
         limit: limit(),
         within_ms,
     };
+    let aggregate = || {
+        let mut fields: Vec<Field> = Vec::new();
+        for (name, compute, over) in AGGREGATES {
+            if draw.percent(60) {
+                fields.push(Field {
+                    name,
+                    compute: *compute,
+                    of: over.map(|over| *draw.one_of(over)),
+                    filter: match compute {
+                        // Ints that do not overflow.
+                        Compute::Sum | Compute::Average => Some(WHERES[0]),
+                        _ => draw.maybe(40, WHERES),
+                    },
+                    within_ms: window(50),
+                    limit: 1 + draw.below(4),
+                });
+            }
+        }
+        if fields.is_empty() {
+            fields.push(Field {
+                name: "all",
+                compute: Compute::Count,
+                of: None,
+                filter: None,
+                within_ms: window(50),
+                limit: 1,
+            });
+        }
+        Fold::Aggregate(fields)
+    };
     let several = |value| {
         vec![
             (
@@ -229,8 +277,8 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
             ),
         ]
     };
-    vec![
-        plain.clone(),
+    let all = vec![
+        view("plain", vec![("it", ORDERS, entry)], Fold::Replace),
         indexed(view("tagged", vec![("it", ORDERS, entry)], Fold::Replace)),
         view("filtered", vec![("it", ORDERS, filtered)], Fold::Replace),
         indexed(view(
@@ -248,7 +296,15 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
         view("events", vec![("it", ORDERS, entry)], history(window(50))),
         view("late", vec![("it", ORDERS, filtered)], history(window(100))),
         view("stories", several(object(70)), history(window(60))),
-    ]
+        view("spent", vec![("it", ORDERS, entry)], aggregate()),
+        view("sums", vec![("it", ORDERS, rekeyed)], aggregate()),
+        view("totals", several(None), aggregate()),
+    ];
+    let expiring = |mut view: ViewSpec| {
+        view.expire_ms = draw.maybe(25, &[3_000, 30_000, 600_000]);
+        view
+    };
+    all.into_iter().map(expiring).collect()
 }
 
 fn view(name: &'static str, from: Vec<(&'static str, usize, Entry)>, fold: Fold) -> ViewSpec {
@@ -275,6 +331,7 @@ fn view(name: &'static str, from: Vec<(&'static str, usize, Entry)>, fold: Fold)
         from,
         fold,
         indexes: Vec::new(),
+        expire_ms: None,
         own,
         partitions,
     }

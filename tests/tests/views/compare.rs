@@ -2,13 +2,13 @@
 
 use crate::catalogue::{ViewSpec, sources};
 use crate::naive::order::{self, Lane};
-use crate::naive::rows::{Row, Rows};
+use crate::naive::rows::{Fold, Row, Rows};
 use crate::naive::{Change, Maybe, Origin, Raw};
 use crate::world::World;
 use headwater_engine::key::Key;
 use headwater_engine::names::{MARK_KEY, header};
 use headwater_engine::record::Record;
-use headwater_engine::view::{Definition, Mark, Partition, View};
+use headwater_engine::view::{Covered, Definition, Mark, Partition, View};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -167,19 +167,38 @@ impl Check<'_> {
         let topic = self.view.input_topic(&self.world.prefix);
         (0..self.view.partitions)
             .map(|partition| {
-                let mut rows = Rows::new(self.view.fold, &self.view.indexes);
-                for change in log.get(&partition).into_iter().flatten() {
+                let mut rows = Rows::new(
+                    self.view.fold.clone(),
+                    self.view.expire_ms,
+                    &self.view.indexes,
+                );
+                let mut changes: BTreeMap<Origin, &Change> = log
+                    .get(&partition)
+                    .into_iter()
+                    .flatten()
+                    .map(|it| (it.origin, it))
+                    .collect();
+                let mut covered = BTreeMap::new();
+                for raw in self.found.input.get(&partition).into_iter().flatten() {
+                    if self.view.own && raw.key.as_deref() == Some(MARK_KEY) {
+                        rows.pass(clock(&mut covered, raw));
+                        continue;
+                    }
+                    let origin = match raw.header(header::SOURCE) {
+                        Some(bytes) if self.view.own => decode(bytes).unwrap(),
+                        _ => Origin {
+                            from: 0,
+                            partition,
+                            offset: raw.offset,
+                        },
+                    };
+                    let Some(change) = changes.remove(&origin) else {
+                        continue;
+                    };
+                    if !self.view.own {
+                        rows.pass(change.time);
+                    }
                     if rows.apply(change).is_err() {
-                        let raw = self.found.input[&partition]
-                            .iter()
-                            .find(|raw| {
-                                if self.view.own {
-                                    raw.header(header::SOURCE) == Some(&*encode(change.origin))
-                                } else {
-                                    raw.offset == change.origin.offset
-                                }
-                            })
-                            .unwrap();
                         letters.insert(format!("{topic}-{partition}-{}", raw.offset), raw.clone());
                     }
                 }
@@ -402,10 +421,8 @@ impl Check<'_> {
             .filter_map(|raw| self.time_of(raw))
             .max()
             .unwrap_or(0);
-        let window = match self.view.fold {
-            crate::naive::rows::Fold::History { within_ms, .. } => within_ms.unwrap_or(1_000),
-            _ => 1_000,
-        };
+        // A reader that is no more than a window behind finds all it should.
+        let window = self.windows().into_iter().min().unwrap_or(1_000);
         let mut reads = 0;
         for at in [
             latest - window,
@@ -418,7 +435,7 @@ impl Check<'_> {
                     let key = Key::from_text(text).unwrap().unwrap();
                     let found: Vec<Row> =
                         view.get(&key, at).iter().map(|it| self.row(it)).collect();
-                    let expected: Vec<Row> = rows.get(text).into_iter().collect();
+                    let expected: Vec<Row> = rows.get(text, at).into_iter().collect();
                     same(text, at, &found, &expected)?;
                     let found: Vec<Row> = view
                         .history(&key, at)
@@ -443,7 +460,7 @@ impl Check<'_> {
                         .collect();
                     let mut expected: Vec<(String, Row)> = rows
                         .values()
-                        .flat_map(|rows| rows.by_index(index.name, text))
+                        .flat_map(|rows| rows.by_index(index.name, text, at))
                         .collect();
                     expected.sort_by(|left, right| left.0.cmp(&right.0));
                     if found != expected {
@@ -457,6 +474,18 @@ impl Check<'_> {
             }
         }
         Ok(reads)
+    }
+
+    fn windows(&self) -> Vec<i64> {
+        let mut windows: Vec<i64> = self.view.expire_ms.into_iter().collect();
+        match &self.view.fold {
+            Fold::History { within_ms, .. } => windows.extend(within_ms),
+            Fold::Aggregate(fields) => {
+                windows.extend(fields.iter().filter_map(|field| field.within_ms));
+            }
+            Fold::Replace | Fold::Fields { .. } => {}
+        }
+        windows
     }
 
     /// The event time of a record of the input log, if it has one.
@@ -514,6 +543,27 @@ fn same(key: &str, at: i64, found: &[Row], expected: &[Row]) -> Result<(), Strin
     ))
 }
 
+/// The clock after a mark: that of the source partition that is furthest behind, of those that have more to come.
+fn clock(covered: &mut BTreeMap<(u32, i32), Covered>, raw: &Raw) -> i64 {
+    let mark: Mark = serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap();
+    for it in mark.covered {
+        let known = covered.entry((it.from, it.partition)).or_insert(it);
+        if it.next >= known.next {
+            *known = it;
+        }
+    }
+    let times = |busy: bool| {
+        covered
+            .values()
+            .filter(move |it| !busy || !it.idle)
+            .map(|it| it.time)
+    };
+    times(true)
+        .min()
+        .or_else(|| times(false).max())
+        .unwrap_or(i64::MIN)
+}
+
 fn last_of_each_key(state: &[Raw]) -> BTreeMap<Vec<u8>, &Raw> {
     state
         .iter()
@@ -544,22 +594,6 @@ pub fn change(raw: &Raw) -> Result<Change, String> {
 }
 
 /// Three unsigned LEB128 varints.
-fn encode(origin: Origin) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for mut number in [
-        u64::from(origin.from),
-        origin.partition as u64,
-        origin.offset as u64,
-    ] {
-        while number >= 128 {
-            bytes.push(number as u8 | 128);
-            number >>= 7;
-        }
-        bytes.push(number as u8);
-    }
-    bytes
-}
-
 fn decode(bytes: &[u8]) -> Option<Origin> {
     let mut numbers = vec![0u64];
     let mut shift = 0;

@@ -1,5 +1,6 @@
 //! The expressions that views are made of here, each with the closure that says the same.
 
+use crate::naive::aggregate::{Compute, Over};
 use crate::naive::event::{Event, Expression, field};
 use crate::naive::rows::Index;
 use crate::naive::{Fault, Maybe};
@@ -81,6 +82,68 @@ pub const DELETES: &[Expression<bool>] = &[
 pub const SOURCE_KEY: Expression<Value> =
     expression("event.id", |event| Ok(of(event, "id")?.clone()));
 pub const SOURCE_TIME: Expression<i64> = expression("event.t", |event| int(of(event, "t")?));
+
+const NUMBERS: &[Over<Option<Value>>] = &[
+    Over {
+        text: "value.n",
+        call: |value| optional(value, "n"),
+    },
+    Over {
+        text: "value.x",
+        call: |value| optional(value, "x"),
+    },
+];
+
+const ANYTHING: &[Over<Option<Value>>] = &[
+    NUMBERS[0],
+    NUMBERS[1],
+    Over {
+        text: "value.s",
+        call: |value| optional(value, "s"),
+    },
+    Over {
+        text: "value.tag",
+        call: |value| optional(value, "tag"),
+    },
+];
+
+type Named = (
+    &'static str,
+    Compute,
+    Option<&'static [Over<Option<Value>>]>,
+);
+
+pub const AGGREGATES: &[Named] = &[
+    ("events", Compute::Count, None),
+    ("tagged", Compute::Count, Some(ANYTHING)),
+    ("sum", Compute::Sum, Some(NUMBERS)),
+    ("mean", Compute::Average, Some(NUMBERS)),
+    ("least", Compute::Min, Some(ANYTHING)),
+    ("most", Compute::Max, Some(ANYTHING)),
+    ("first", Compute::First, Some(ANYTHING)),
+    ("last", Compute::Last, Some(ANYTHING)),
+    ("kinds", Compute::CountDistinct, Some(ANYTHING)),
+    ("top", Compute::TopK, Some(ANYTHING)),
+];
+
+/// The first bounds `n` for sums.
+pub const WHERES: &[Over<bool>] = &[
+    Over {
+        text: "value.n > -1000",
+        call: |value| {
+            let n = field(value, "n")?;
+            Ok(n.as_f64().ok_or(Fault)? > -1000.0)
+        },
+    },
+    Over {
+        text: "value.op != 'd'",
+        call: |value| Ok(field(value, "op")? != "d"),
+    },
+    Over {
+        text: "has(value.tags)",
+        call: |value| Ok(value.as_object().ok_or(Fault)?.contains_key("tags")),
+    },
+];
 
 pub const INDEXES: &[Index] = &[
     Index {
