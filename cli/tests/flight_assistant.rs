@@ -220,6 +220,7 @@ fn on_kafka_the_answers_are_the_same() {
     let folder = example();
     let folder = folder.to_str().unwrap();
     let namespace = format!("cli-{}", std::process::id());
+    let _topics = kafka.topics(format!("{namespace}."));
     let on_kafka = ["--kafka", kafka.bootstrap(), "--namespace", &namespace];
     let out = tempfile::tempdir().unwrap();
     let mut arguments = vec![

@@ -140,9 +140,10 @@ fn configurations(
 #[test]
 fn stages_work_as_pods_run_them_and_end_in_order() {
     let kafka = headwater_testbed::kafka().unwrap();
+    let namespace = format!("stages-{}", std::process::id());
+    let _topics = kafka.topics(format!("{namespace}."));
     let kafka = kafka.bootstrap();
     let user = User::new();
-    let namespace = format!("stages-{}", std::process::id());
     // Makes the topics and the events, and ends.
     user.run(&[
         "up",

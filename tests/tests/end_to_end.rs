@@ -31,6 +31,7 @@ fn flight_assistant_on_a_real_node() {
     let kafka = headwater_testbed::kafka().unwrap();
     let cluster = Cluster::start();
     let namespace = format!("e2e-{}", std::process::id());
+    let _topics = kafka.topics(format!("{namespace}."));
 
     chapter("image and charts");
     let image = support::image::build();

@@ -10,6 +10,7 @@
 use headwater_kafka::admin::{Admin, ConfigChange, Created, Deleted, NewTopic};
 use headwater_kafka::settings::{Sasl, SaslMechanism, Tls};
 use headwater_kafka::{Error, Settings};
+use headwater_testbed::kafka::Topics;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,9 +29,25 @@ fn admin() -> Admin {
     Admin::new(&settings(), TIMEOUT).unwrap()
 }
 
-fn name(name: &str) -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    format!("admin.{:x}.{name}", since.as_nanos())
+/// Names of topics that one test makes; the topics go with it.
+struct Names {
+    prefix: String,
+    _topics: Topics,
+}
+
+impl Names {
+    fn new() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let prefix = format!("admin.{:x}.", since.as_nanos());
+        Self {
+            _topics: headwater_testbed::kafka().unwrap().topics(&prefix),
+            prefix,
+        }
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
 }
 
 fn config(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -63,7 +80,8 @@ fn until<T: PartialEq + std::fmt::Debug>(expected: &T, mut ask: impl FnMut() -> 
 #[test]
 fn a_topic_from_its_creation_to_its_end() {
     let admin = admin();
-    let (one, missing) = (name("one"), name("missing"));
+    let names = Names::new();
+    let (one, missing) = (names.name("one"), names.name("missing"));
     let created = admin
         .create(&[topic(&one, 2, &[("retention.ms", "60000")])])
         .unwrap();
@@ -124,8 +142,9 @@ fn a_topic_from_its_creation_to_its_end() {
 #[test]
 fn a_bad_topic_does_not_hide_the_good_ones() {
     let admin = admin();
-    let (good, bad) = (name("good"), name("bad"));
-    let mut replicas = topic(&name("replicas"), 1, &[]);
+    let names = Names::new();
+    let (good, bad) = (names.name("good"), names.name("bad"));
+    let mut replicas = topic(&names.name("replicas"), 1, &[]);
     replicas.replication_factor = Some(99);
     let created = admin
         .create(&[
@@ -154,7 +173,8 @@ fn a_bad_topic_does_not_hide_the_good_ones() {
 #[test]
 fn a_change_of_configuration_leaves_alone_what_it_does_not_name() {
     let admin = admin();
-    let name = name("configured");
+    let names = Names::new();
+    let name = names.name("configured");
     let own = |pairs: &[(&str, &str)]| vec![Ok(config(pairs))];
     let ask = || admin.describe_configs(&[&name]).unwrap();
     let given = [("cleanup.policy", "compact"), ("retention.ms", "60000")];

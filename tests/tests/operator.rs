@@ -12,6 +12,7 @@
 use headwater_kafka::Settings;
 use headwater_kafka::admin::Admin;
 use headwater_operator::{Options, run_with};
+use headwater_testbed::kafka::Topics;
 use headwater_testbed::{ControlPlane, Kafka};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -31,15 +32,19 @@ struct Bed {
     kafka: Kafka,
     namespace: String,
     runtime: Runtime,
+    _topics: Topics,
 }
 
 impl Bed {
     fn start(test: &str) -> Self {
+        let kafka = headwater_testbed::kafka().unwrap();
+        let namespace = format!("operator-{test}-{}", std::process::id());
         let bed = Self {
             control_plane: definitions(),
-            kafka: headwater_testbed::kafka().unwrap(),
-            namespace: format!("operator-{test}-{}", std::process::id()),
             runtime: Runtime::new().unwrap(),
+            _topics: kafka.topics(format!("{namespace}.")),
+            kafka,
+            namespace,
         };
         bed.kubectl(&["create", "namespace", &bed.namespace], "");
         bed
@@ -145,15 +150,94 @@ impl Bed {
         ));
     }
 
-    fn topic_exists(&self, topic: &str) -> bool {
+    fn admin(&self) -> Admin {
         let settings = Settings {
             bootstrap_servers: vec![self.kafka.bootstrap().to_owned()],
             client_id: "operator-tests".to_owned(),
             ..Settings::default()
         };
-        let admin = Admin::new(&settings, PATIENCE).unwrap();
-        let found = admin.describe(&[topic]).unwrap().remove(0).unwrap();
+        Admin::new(&settings, PATIENCE).unwrap()
+    }
+
+    fn topic_exists(&self, topic: &str) -> bool {
+        let found = self.admin().describe(&[topic]).unwrap().remove(0).unwrap();
         found.is_some()
+    }
+
+    /// Waits until this holds.
+    fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(Instant::now() < deadline, "not after {PATIENCE:?}: {what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A field of a view's status, once it is there.
+    fn status(&self, view: &str, field: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let view = self.get("contextview", view).unwrap();
+            if let Some(text) = view["status"][field].as_str() {
+                return text.to_owned();
+            }
+            assert!(Instant::now() < deadline, "no {field} in {}", view["status"]);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Name of the StatefulSet of the generation that is built, or was first.
+    fn stage_of(&self, view: &str) -> String {
+        format!("{view}-{}", self.status(view, "building"))
+    }
+
+    /// Plays the kubelet for the pods of one StatefulSet: all of them run and are ready, until the controller says so too.
+    fn run_pods(&self, set: &str) {
+        let ready = json!({"status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}],
+        }});
+        self.eventually(&format!("the pods of {set} are ready"), || {
+            let Some(object) = self.get("statefulset", set) else {
+                return false;
+            };
+            let wanted = object["spec"]["replicas"].as_u64().unwrap();
+            let status = &object["status"];
+            let count = |field: &str| status[field].as_u64().unwrap_or(0);
+            if status["observedGeneration"] == object["metadata"]["generation"]
+                && count("updatedReplicas") == wanted
+                && count("readyReplicas") == wanted
+                && status["currentRevision"] == status["updateRevision"]
+            {
+                return true;
+            }
+            for ordinal in 0..wanted {
+                let pod = format!("{set}-{ordinal}");
+                if self.get("pod", &pod).is_some() {
+                    let mut patch = self.control_plane.kubectl();
+                    patch.args(["patch", "pod", &pod, "-n", &self.namespace, "--subresource=status", "-p"]);
+                    patch.arg(ready.to_string());
+                    // The controller may just have replaced it.
+                    let _replaced = patch.stdout(Stdio::null()).stderr(Stdio::null()).status();
+                }
+            }
+            false
+        });
+    }
+
+    /// Which generation of a view an agent's pods are configured to read.
+    fn read_by(&self, agent: &str, view: &str) -> String {
+        let map = self.get("configmap", &format!("{agent}-agent")).unwrap();
+        let stage: Value =
+            serde_json::from_str(map["data"]["stage.json"].as_str().unwrap()).unwrap();
+        stage["views"][view]["generation"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    fn state_topic(&self, view: &str, generation: &str) -> String {
+        format!("{}.view.{view}.{generation}", self.namespace)
     }
 
     /// `kind/name` -> resource version of everything in the namespace that the operator could write.
@@ -255,6 +339,19 @@ fn source(name: &str) -> Value {
     resource("EventSource", name, json!({}))
 }
 
+/// An agent that reads views by its trigger's key.
+fn agent(name: &str, trigger: &str, views: &[&str]) -> Value {
+    let slots: Vec<Value> = views
+        .iter()
+        .map(|view| json!({"name": view, "viewRef": {"name": view}, "key": "key"}))
+        .collect();
+    resource(
+        "Agent",
+        name,
+        json!({"trigger": {"sourceRef": {"name": trigger}}, "context": slots, "prompt": {"user": "{{ event }}"}}),
+    )
+}
+
 fn view(name: &str, source: &str) -> Value {
     resource(
         "ContextView",
@@ -278,7 +375,7 @@ fn makes_topics_and_workloads_and_a_second_operator_writes_nothing() {
     bed.until("contextview", "orders", "RollingOut");
     assert!(bed.topic_exists(&format!("{}.orders", bed.namespace)));
     assert!(bed.topic_exists(&format!("{}.view.orders.dead", bed.namespace)));
-    let set = bed.get("statefulset", "orders-view").unwrap();
+    let set = bed.get("statefulset", &bed.stage_of("orders")).unwrap();
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!(pod["automountServiceAccountToken"], json!(false));
     assert_eq!(pod["securityContext"]["runAsNonRoot"], json!(true));
@@ -358,19 +455,19 @@ fn an_object_of_somebody_else_is_left_alone() {
     let operator = bed.operator();
     bed.cluster(bed.kafka.bootstrap());
     let theirs = json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "orders-view"}, "data": {"mine": "yes"},
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "helper-agent"}, "data": {"mine": "yes"},
     });
     bed.apply(&theirs);
     bed.apply(&source("orders"));
-    bed.apply(&view("orders", "orders"));
-    let message = bed.until("contextview", "orders", "NameTaken");
-    assert!(message.contains("ConfigMap 'orders-view'"), "{message}");
+    bed.apply(&agent("helper", "orders", &[]));
+    let message = bed.until("agent", "helper", "NameTaken");
+    assert!(message.contains("ConfigMap 'helper-agent'"), "{message}");
     assert_eq!(
-        bed.get("configmap", "orders-view").unwrap()["data"]["mine"],
+        bed.get("configmap", "helper-agent").unwrap()["data"]["mine"],
         "yes"
     );
-    bed.delete("configmap", "orders-view");
-    bed.until("contextview", "orders", "RollingOut");
+    bed.delete("configmap", "helper-agent");
+    bed.until("agent", "helper", "RollingOut");
     bed.stop(operator);
 }
 
@@ -401,5 +498,226 @@ fn semantics_23_deletion_takes_only_the_topics_that_were_made_for_it_and_asked_t
         assert!(Instant::now() < deadline, "the topic is still there");
         std::thread::sleep(Duration::from_millis(100));
     }
+    bed.stop(operator);
+}
+
+/// A view that leaves some of its source's events out.
+fn filtered(name: &str, source: &str, filter: &str) -> Value {
+    resource(
+        "ContextView",
+        name,
+        json!({"from": [{"name": source, "sourceRef": {"name": source}, "filter": filter}]}),
+    )
+}
+
+#[test]
+fn semantics_21_a_changed_view_is_built_beside_and_readers_move_when_it_is_ready() {
+    let bed = Bed::start("beside");
+    let mut operator = bed.operator();
+    bed.cluster(bed.kafka.bootstrap());
+    bed.apply(&source("orders"));
+    bed.apply(&source("asks"));
+    bed.apply(&view("orders", "orders"));
+    bed.apply(&agent("desk", "asks", &["orders"]));
+    let first = bed.status("orders", "building");
+    bed.until("agent", "desk", "RollingOut");
+    assert_eq!(bed.read_by("desk", "orders"), first);
+    bed.run_pods(&format!("orders-{first}"));
+    bed.run_pods("desk-agent");
+    bed.until("contextview", "orders", "Available");
+    assert_eq!(bed.status("orders", "generation"), first);
+
+    bed.apply(&filtered("orders", "orders", "event.open"));
+    let message = bed.until("contextview", "orders", "BuildingGeneration");
+    let second = bed.status("orders", "building");
+    assert_ne!(second, first);
+    assert!(
+        message.contains(&first) && message.contains(&second),
+        "{message}"
+    );
+    bed.eventually("the new stage is there", || {
+        bed.get("statefulset", &format!("orders-{second}")).is_some()
+    });
+    // Both have their topics and stage, and the reader has the old one, through a restart of the operator.
+    bed.stop(operator);
+    operator = bed.operator();
+    bed.apply(&source("seen"));
+    bed.until("eventsource", "seen", "Available");
+    assert_eq!(bed.read_by("desk", "orders"), first);
+    for generation in [&first, &second] {
+        assert!(bed.topic_exists(&bed.state_topic("orders", generation)));
+        assert!(
+            bed.get("statefulset", &format!("orders-{generation}"))
+                .is_some()
+        );
+    }
+
+    // A change of mind: what was being built goes, and was never read.
+    bed.apply(&filtered("orders", "orders", "event.paid"));
+    bed.eventually("another one is built", || {
+        bed.status("orders", "building") != second
+    });
+    let third = bed.status("orders", "building");
+    bed.eventually("the superseded one is gone", || {
+        bed.get("statefulset", &format!("orders-{second}")).is_none()
+            && !bed.topic_exists(&bed.state_topic("orders", &second))
+    });
+    assert_eq!(bed.read_by("desk", "orders"), first);
+
+    // Ready: the reader is told, and the old one stays for as long as the reader's pods may read it.
+    bed.stop(operator);
+    bed.run_pods(&format!("orders-{third}"));
+    operator = bed.operator();
+    let message = bed.until("contextview", "orders", "MovingReaders");
+    assert!(
+        message.contains("Agent 'desk'") && message.contains(&third),
+        "{message}"
+    );
+    bed.eventually("the reader is told", || {
+        bed.read_by("desk", "orders") == third
+    });
+    assert!(bed.get("statefulset", &format!("orders-{first}")).is_some());
+    assert!(bed.topic_exists(&bed.state_topic("orders", &first)));
+    bed.run_pods("desk-agent");
+    bed.until("contextview", "orders", "Available");
+    bed.eventually("the old one is gone", || {
+        bed.get("statefulset", &format!("orders-{first}")).is_none()
+            && !bed.topic_exists(&bed.state_topic("orders", &first))
+            && bed.get("configmap", &format!("orders-{first}")).is_none()
+    });
+    assert!(bed.topic_exists(&bed.state_topic("orders", &third)));
+    let status = bed.get("contextview", "orders").unwrap()["status"].clone();
+    assert_eq!(status["generation"], json!(third));
+    assert_eq!(status["building"], Value::Null);
+    let topics = status["topics"].to_string();
+    assert!(
+        topics.contains(&third) && !topics.contains(&first) && !topics.contains(&second),
+        "{topics}"
+    );
+    bed.stop(operator);
+}
+
+#[test]
+fn semantics_21_what_the_sources_no_longer_hold_refuses_a_rebuild_until_it_is_asked_for() {
+    let bed = Bed::start("incomplete");
+    let operator = bed.operator();
+    bed.cluster(bed.kafka.bootstrap());
+    bed.apply(&resource(
+        "EventSource",
+        "orders",
+        json!({"topic": {"config": {"cleanup.policy": "compact"}}}),
+    ));
+    bed.apply(&view("orders", "orders"));
+    let first = bed.status("orders", "building");
+    bed.run_pods(&format!("orders-{first}"));
+    bed.until("contextview", "orders", "Available");
+
+    bed.apply(&filtered("orders", "orders", "event.open"));
+    let message = bed.until("contextview", "orders", "RebuildIncomplete");
+    assert!(
+        message.contains("compacted")
+            && message.contains("rebuild to Always")
+            && message.contains(&first),
+        "{message}"
+    );
+    let object = bed.get("contextview", "orders").unwrap();
+    assert_eq!(object["status"]["generation"], json!(first));
+    assert_eq!(object["status"]["building"], Value::Null);
+    assert!(bed.get("statefulset", &format!("orders-{first}")).is_some());
+
+    let mut forced = filtered("orders", "orders", "event.open");
+    forced["spec"]["rebuild"] = json!("Always");
+    bed.apply(&forced);
+    bed.until("contextview", "orders", "BuildingGeneration");
+    let second = bed.status("orders", "building");
+    bed.run_pods(&format!("orders-{second}"));
+    bed.until("contextview", "orders", "Available");
+    assert_eq!(bed.status("orders", "generation"), second);
+    bed.stop(operator);
+}
+
+#[test]
+fn a_source_that_grows_gives_its_views_an_input_log_of_their_own() {
+    let bed = Bed::start("grows");
+    let operator = bed.operator();
+    bed.cluster(bed.kafka.bootstrap());
+    bed.apply(&source("orders"));
+    bed.apply(&view("orders", "orders"));
+    let first = bed.status("orders", "building");
+    bed.run_pods(&format!("orders-{first}"));
+    bed.until("contextview", "orders", "Available");
+    let partitions = |topic: &str| {
+        let found = bed.admin().describe(&[topic]).unwrap().remove(0).unwrap();
+        found.map(|topic| topic.partitions)
+    };
+    assert_eq!(partitions(&bed.state_topic("orders", &first)), Some(2));
+
+    bed.apply(&resource(
+        "EventSource",
+        "orders",
+        json!({"topic": {"partitions": 5}}),
+    ));
+    let message = bed.until("contextview", "orders", "BuildingGeneration");
+    assert!(message.contains("more partitions"), "{message}");
+    let second = bed.status("orders", "building");
+    let state = bed.state_topic("orders", &second);
+    bed.eventually("the new topics are there", || {
+        partitions(&state) == Some(5) && partitions(&format!("{state}-in")) == Some(5)
+    });
+    // What is read is folded as it was, from the partitions that it knows.
+    assert_eq!(partitions(&bed.state_topic("orders", &first)), Some(2));
+    bed.run_pods(&format!("orders-{second}"));
+    bed.until("contextview", "orders", "Available");
+
+    // Once is enough: an input log takes new partitions in as it is.
+    bed.apply(&resource(
+        "EventSource",
+        "orders",
+        json!({"topic": {"partitions": 7}}),
+    ));
+    bed.eventually("it has grown again", || {
+        let status = bed.get("eventsource", "orders").unwrap()["status"].clone();
+        status["partitions"] == json!(7) && status["initialPartitions"] == json!(2)
+    });
+    bed.until("contextview", "orders", "Available");
+    assert_eq!(bed.status("orders", "generation"), second);
+    assert_eq!(partitions(&format!("{state}-in")), Some(5));
+    bed.stop(operator);
+}
+
+#[test]
+fn semantics_23_deletion_takes_the_topics_of_all_generations() {
+    let bed = Bed::start("all-go");
+    let operator = bed.operator();
+    bed.cluster(bed.kafka.bootstrap());
+    bed.apply(&source("orders"));
+    let deleted = |filter: &str| {
+        let mut view = filtered("orders", "orders", filter);
+        view["spec"]["deletionPolicy"] = json!("Delete");
+        view
+    };
+    bed.apply(&deleted("event.open"));
+    let first = bed.status("orders", "building");
+    bed.run_pods(&format!("orders-{first}"));
+    bed.until("contextview", "orders", "Available");
+    bed.apply(&deleted("event.paid"));
+    bed.until("contextview", "orders", "BuildingGeneration");
+    let second = bed.status("orders", "building");
+    let topics = [
+        bed.state_topic("orders", &first),
+        bed.state_topic("orders", &second),
+        format!("{}.view.orders.dead", bed.namespace),
+    ];
+    bed.eventually("the second is there", || {
+        topics.iter().all(|topic| bed.topic_exists(topic))
+    });
+    bed.eventually("the record of it is there", || {
+        let topics = bed.get("contextview", "orders").unwrap()["status"]["topics"].to_string();
+        topics.contains(&second)
+    });
+    bed.delete("contextview", "orders");
+    bed.eventually("all are gone", || {
+        !topics.iter().any(|topic| bed.topic_exists(topic))
+    });
     bed.stop(operator);
 }

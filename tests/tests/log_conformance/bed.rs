@@ -6,6 +6,7 @@ use headwater_kafka::admin::Admin;
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
 use headwater_runtime::log::{Committed, GroupMetadata, Isolation, Log, Reader, Start, TopicSpec};
+use headwater_testbed::kafka::Topics;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
@@ -21,6 +22,8 @@ pub struct Bed {
     pub log: Box<dyn Log>,
     kind: Kind,
     prefix: String,
+    /// On Kafka: removes them with the bed.
+    _topics: Option<Topics>,
 }
 
 enum Kind {
@@ -47,12 +50,15 @@ impl Bed {
             log: Box::new(memory.clone()),
             kind: Kind::Memory(memory),
             prefix: unique(),
+            _topics: None,
         }
     }
 
     pub fn kafka() -> Self {
-        let bootstrap = headwater_testbed::kafka().unwrap().bootstrap().to_owned();
+        let broker = headwater_testbed::kafka().unwrap();
+        let bootstrap = broker.bootstrap().to_owned();
         let prefix = unique();
+        let topics = broker.topics(format!("{prefix}."));
         let config = config::Kafka {
             bootstrap_servers: vec![bootstrap.clone()],
             ..config::Kafka::default()
@@ -65,6 +71,7 @@ impl Bed {
                 admin: Admin::new(&settings, PATIENCE).unwrap(),
             },
             prefix,
+            _topics: Some(topics),
         }
     }
 

@@ -11,6 +11,7 @@ use headwater_runtime::log::{Isolation, Log, Start, TopicSpec, Writer};
 use headwater_runtime::model::Model;
 use headwater_runtime::observe::Observer;
 use headwater_runtime::stage::{self, Handle, Services};
+use headwater_testbed::kafka::Topics;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Bed {
     pub shutdown: CancellationToken,
     pub observer: Observer,
     pub models: BTreeMap<String, Arc<dyn Model>>,
+    /// On Kafka: removes them with the bed.
+    _topics: Option<Topics>,
 }
 
 /// A record as tests look at it.
@@ -58,6 +61,13 @@ pub struct Seen {
 impl Bed {
     pub fn new(kind: Kind) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        let namespace = format!(
+            "stages-{}-{}-{}",
+            std::process::id(),
+            jiff::Timestamp::now().as_millisecond(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let mut made = None;
         let log: Arc<dyn Log> = match kind {
             Kind::Memory => Arc::new(Memory::new()),
             Kind::Kafka => {
@@ -66,15 +76,10 @@ impl Bed {
                     bootstrap_servers: vec![broker.bootstrap().to_owned()],
                     ..Default::default()
                 };
+                made = Some(broker.topics(format!("{namespace}.")));
                 Arc::new(Kafka::open(&config, "stages-test").unwrap())
             }
         };
-        let namespace = format!(
-            "stages-{}-{}-{}",
-            std::process::id(),
-            jiff::Timestamp::now().as_millisecond(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
         let bed = Self {
             kind,
             log,
@@ -82,6 +87,7 @@ impl Bed {
             shutdown: CancellationToken::new(),
             observer: Observer::new(),
             models: BTreeMap::new(),
+            _topics: made,
         };
         let mut topics: Vec<TopicSpec> = STATIC
             .iter()

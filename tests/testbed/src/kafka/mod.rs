@@ -1,6 +1,7 @@
 //! Brokers: the one that all tests share, and private ones for tests that kill them.
 
 mod broker;
+mod topics;
 mod wire;
 
 use std::{fs, io, path::PathBuf, process};
@@ -12,6 +13,7 @@ use crate::{
 };
 
 pub(crate) use broker::Broker;
+pub use topics::Topics;
 
 /// A broker, and the levers to disturb it.
 ///
