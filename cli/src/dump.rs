@@ -56,19 +56,43 @@ pub(crate) fn scan(
     topic: &str,
     on: &mut dyn FnMut(&Record<'_>),
 ) -> Result<bool, Error> {
-    let Some(Some(info)) = log.topics(&[topic.to_owned()])?.into_iter().next() else {
+    let Some(partitions) = partitions(log, topic)? else {
         return Ok(false);
     };
-    let partitions: Vec<_> = (0..info.partitions)
-        .map(|partition| TopicPartition::new(topic, partition))
+    let starts: Vec<_> = partitions
+        .into_iter()
+        .map(|partition| (partition, Start::Earliest))
+        .collect();
+    scan_from(log, topic, &starts, on)?;
+    Ok(true)
+}
+
+/// The partitions of a topic; `None` where there is no such topic.
+pub(crate) fn partitions(log: &dyn Log, topic: &str) -> Result<Option<Vec<TopicPartition>>, Error> {
+    let Some(Some(info)) = log.topics(&[topic.to_owned()])?.into_iter().next() else {
+        return Ok(None);
+    };
+    let all = (0..info.partitions).map(|partition| TopicPartition::new(topic, partition));
+    Ok(Some(all.collect()))
+}
+
+/// Hands over every committed record that partitions of a topic hold now, each from its start.
+///
+/// # Errors
+/// As [`scan`].
+pub(crate) fn scan_from(
+    log: &dyn Log,
+    topic: &str,
+    starts: &[(TopicPartition, Start)],
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<(), Error> {
+    let partitions: Vec<TopicPartition> = starts
+        .iter()
+        .map(|(partition, _)| partition.clone())
         .collect();
     let ends = log.ends(&partitions)?;
     let mut reader = log.reader(Isolation::ReadCommitted)?;
-    let starts: Vec<_> = partitions
-        .iter()
-        .map(|partition| (partition.clone(), Start::Earliest))
-        .collect();
-    reader.assign(&starts)?;
+    reader.assign(starts)?;
     let deadline = Instant::now() + DEADLINE;
     loop {
         let behind = partitions.iter().zip(&ends).any(|(partition, end)| {
@@ -78,7 +102,7 @@ pub(crate) fn scan(
                     .is_none_or(|position| position < *end)
         });
         if !behind {
-            return Ok(true);
+            return Ok(());
         }
         if Instant::now() > deadline {
             return Err(Error::failed(format!(
@@ -108,7 +132,7 @@ fn line(record: &Record<'_>) -> Value {
     })
 }
 
-fn text_or_bytes(bytes: &[u8]) -> Value {
+pub(crate) fn text_or_bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::String(text.to_owned()),
         Err(_) => json!({ "base64": data_encoding::BASE64.encode(bytes) }),

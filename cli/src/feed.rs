@@ -12,8 +12,11 @@ use headwater_engine::config::{self, Format};
 use headwater_engine::record::{NewRecord, Record};
 use headwater_engine::source::Source;
 use headwater_runtime::log::Writer;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Records that are written at once.
+const AT_ONCE: usize = 2_000;
 
 /// A source that events are fed to.
 pub(crate) struct Target {
@@ -21,15 +24,15 @@ pub(crate) struct Target {
     format: Format,
     source: Source,
     pub(crate) starts_runs: bool,
-    /// Other sources of the views that this one is in.
-    siblings: BTreeSet<String>,
+    /// Other sources of the views that this one is in; absent where no view is folded from it.
+    siblings: Option<BTreeSet<String>>,
 }
 
 impl Target {
     pub(crate) fn new(
         config: &config::Source,
         starts_runs: bool,
-        siblings: BTreeSet<String>,
+        siblings: Option<BTreeSet<String>>,
     ) -> Result<Self, Error> {
         Ok(Self {
             topic: config.topic.clone(),
@@ -43,11 +46,12 @@ impl Target {
     /// The record as it stands in the file. Whether it fits the source is the readers' to say: a file
     /// may hold bad records on purpose.
     fn record(&self, event: &Event) -> NewRecord {
-        let value = match (&event.value, self.format) {
-            (Value::Null, _) => None,
-            (Value::String(text), Format::Text) => Some(text.clone().into_bytes()),
-            (value, _) => Some(value.to_string().into_bytes()),
-        };
+        let value = event.value.as_ref().map(|raw| match self.format {
+            Format::Text => {
+                serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
+            }
+            _ => raw.get().to_owned(),
+        });
         let headers = event
             .headers
             .iter()
@@ -56,7 +60,7 @@ impl Target {
             topic: self.topic.clone(),
             partition: None,
             key: event.key.clone().map(String::into_bytes),
-            value,
+            value: value.map(String::into_bytes),
             headers: headers.collect(),
             timestamp: event.timestamp,
         };
@@ -84,36 +88,46 @@ impl Target {
 
 /// Events that go in together; what they lead to has to end before the next batch.
 pub(crate) struct Batch {
-    records: Vec<NewRecord>,
+    /// Of all events, in their order.
+    events: Range<usize>,
+    /// Time of the last one.
+    until: Option<i64>,
     pub(crate) fed: Vec<Fed>,
     /// They start runs.
     pub(crate) starts_runs: bool,
 }
 
-/// Cuts events into batches: those that start runs apart from those that do not, and sources of one view
-/// apart from each other.
+/// Cuts events into batches: those that start runs apart from those that do not, sources of one view apart
+/// from each other, and of events that start runs and are folded too, each time apart.
 pub(crate) fn batches(
     events: &[Event],
     targets: &BTreeMap<String, Target>,
 ) -> Result<Vec<Batch>, Error> {
     let mut batches: Vec<Batch> = Vec::new();
-    for event in events {
-        let target = targets.get(&event.source).ok_or_else(|| {
+    for (place, event) in events.iter().enumerate() {
+        let target = targets.get(&*event.source).ok_or_else(|| {
             Error::usage(format!(
                 "{}: source '{}' is not one that runs here",
                 event.at, event.source
             ))
         })?;
+        let meets = |fed: &Fed| {
+            let siblings = target.siblings.as_ref();
+            siblings.is_some_and(|siblings| siblings.contains(&fed.source))
+        };
+        // A run would see what came after its own event.
+        let shows_later = |batch: &Batch| {
+            target.starts_runs && target.siblings.is_some() && event.timestamp > batch.until
+        };
         let joins = |batch: &Batch| {
             batch.starts_runs == target.starts_runs
-                && !batch
-                    .fed
-                    .iter()
-                    .any(|fed| target.siblings.contains(&fed.source))
+                && !batch.fed.iter().any(meets)
+                && !shows_later(batch)
         };
         if !batches.last().is_some_and(joins) {
             batches.push(Batch {
-                records: Vec::new(),
+                events: place..place,
+                until: None,
                 fed: Vec::new(),
                 starts_runs: target.starts_runs,
             });
@@ -121,11 +135,16 @@ pub(crate) fn batches(
         let Some(batch) = batches.last_mut() else {
             continue;
         };
-        batch.records.push(target.record(event));
-        match batch.fed.iter_mut().find(|fed| fed.source == event.source) {
+        batch.events.end = place + 1;
+        batch.until = event.timestamp;
+        match batch
+            .fed
+            .iter_mut()
+            .find(|fed| *fed.source == *event.source)
+        {
             Some(fed) => fed.events += 1,
             None => batch.fed.push(Fed {
-                source: event.source.clone(),
+                source: event.source.to_string(),
                 topic: target.topic.clone(),
                 events: 1,
             }),
@@ -135,9 +154,19 @@ pub(crate) fn batches(
 }
 
 impl Batch {
-    /// Writes it, in order.
-    pub(crate) fn write(&self, writer: &mut dyn Writer) -> Result<(), Error> {
-        writer.write(&self.records)?;
+    /// Writes it, in order, a part at a time: stages work on one while the next is made.
+    pub(crate) fn write(
+        &self,
+        events: &[Event],
+        targets: &BTreeMap<String, Target>,
+        writer: &mut dyn Writer,
+    ) -> Result<(), Error> {
+        let events = events.get(self.events.clone()).unwrap_or_default();
+        for part in events.chunks(AT_ONCE) {
+            let record = |event: &Event| Some(targets.get(&*event.source)?.record(event));
+            let records: Vec<NewRecord> = part.iter().filter_map(record).collect();
+            writer.write(&records)?;
+        }
         Ok(())
     }
 }

@@ -21,24 +21,25 @@ pub(crate) fn of(plans: &[Plan], events: &[Event]) -> Vec<String> {
         triggers.insert(agent.trigger.source.as_str());
         let first = events
             .iter()
-            .find(|event| event.source == agent.trigger.source);
-        if let Some(Value::Object(fields)) = first.map(|event| &event.value)
+            .find(|event| *event.source == *agent.trigger.source);
+        if let Some(Value::Object(fields)) = first.map(Event::json)
             && let Some(Value::String(text)) = fields.get("text")
         {
-            let mut with = fields.clone();
+            let text = text.clone();
+            let mut with = fields;
             with.remove("text");
             hints.push(format!(
                 "{program} chat {} --with {} {}",
                 agent.name,
                 quote(&Value::Object(with).to_string()),
-                quote(text)
+                quote(&text)
             ));
         }
     }
     let last = events
         .iter()
         .rev()
-        .find(|event| !triggers.contains(event.source.as_str()) && !event.value.is_null());
+        .find(|event| !triggers.contains(&*event.source) && event.value.is_some());
     if let Some(event) = last {
         let key = event
             .key
@@ -48,7 +49,7 @@ pub(crate) fn of(plans: &[Plan], events: &[Event]) -> Vec<String> {
         hints.push(format!(
             "{program} send {}{key} {}",
             event.source,
-            quote(&event.value.to_string())
+            quote(&event.json().to_string())
         ));
     }
     hints

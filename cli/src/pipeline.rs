@@ -3,13 +3,17 @@
 
 use crate::error::Error;
 use headwater_crds::event_source::Management;
-use headwater_engine::config::{Kafka, Model, Provider, Role};
+use headwater_engine::config::{Kafka, Model, Provider, Role, Stage};
+use headwater_engine::names::Owner;
+use headwater_engine::record::Position;
 use headwater_operator::plan::{Plan, Topic};
 use headwater_runtime::log::{Log, TopicSpec};
-use headwater_runtime::stage::{self, Handle, Phase, Services};
+use headwater_runtime::stage::look::Look;
+use headwater_runtime::stage::{self, Handle, Phase, Services, Status};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// Between two questions whether something is so.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -174,34 +178,136 @@ fn config(topic: &Topic) -> BTreeMap<String, String> {
 
 /// Running stages.
 pub(crate) struct Pipeline {
-    handles: Vec<Handle>,
+    stages: Vec<Slot>,
+    /// Taken when all are ended, so that whoever watches sees the end.
+    services: Mutex<Option<Services>>,
     log: Arc<dyn Log>,
     look_again: Duration,
+}
+
+/// A stage, running or about to be started again.
+struct Slot {
+    config: Stage,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    handle: Handle,
+    /// Ends this stage alone.
+    shutdown: CancellationToken,
+}
+
+impl Slot {
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        lock(&self.running)
+    }
+
+    fn status(&self) -> Option<Status> {
+        self.running()
+            .as_ref()
+            .map(|running| running.handle.status())
+    }
+
+    fn start(&self, services: &Services) -> Result<(), Error> {
+        let shutdown = services.shutdown.child_token();
+        let services = Services {
+            shutdown: shutdown.clone(),
+            ..services.clone()
+        };
+        let handle = stage::start(self.config.clone(), 0, services).map_err(|error| {
+            let (kind, name) = self.config.owner();
+            Error::refused(format!("{kind} {name} cannot start: {error}"))
+        })?;
+        *self.running() = Some(Running { handle, shutdown });
+        Ok(())
+    }
+
+    async fn join(&self) {
+        let running = self.running().take();
+        if let Some(running) = running {
+            running.handle.join().await;
+        }
+    }
 }
 
 impl Pipeline {
     /// Starts every stage of the plans, each once: partitions are few here. To be called within the
     /// executor.
-    pub(crate) fn start(plans: &[Plan], services: &Services, place: &Place) -> Result<Self, Error> {
-        let mut handles = Vec::new();
-        for stage in plans
-            .iter()
-            .flat_map(|plan| &plan.stages)
+    pub(crate) fn start(plans: &[Plan], services: Services, place: &Place) -> Result<Self, Error> {
+        let planned = plans.iter().flat_map(|plan| &plan.stages);
+        let stages: Vec<Slot> = planned
             .filter(|stage| stage.replicas > 0)
-        {
-            let handle = stage::start(stage.config.clone(), 0, services.clone())
-                .map_err(|error| Error::refused(format!("{} cannot start: {error}", stage.id())))?;
-            handles.push(handle);
+            .map(|stage| Slot {
+                config: stage.config.clone(),
+                running: Mutex::new(None),
+            })
+            .collect();
+        for stage in &stages {
+            stage.start(&services)?;
         }
         Ok(Self {
-            handles,
+            stages,
             log: Arc::clone(&services.log),
+            services: Mutex::new(Some(services)),
             look_again: if *place == Place::Memory {
                 LOOK_AGAIN
             } else {
                 LOOK_AGAIN_ON_KAFKA
             },
         })
+    }
+
+    fn slot(&self, namespace: &str, kind: Owner, name: &str) -> Option<&Slot> {
+        self.stages
+            .iter()
+            .find(|slot| slot.config.namespace == namespace && slot.config.owner() == (kind, name))
+    }
+
+    /// To look into a view; `None` where its stage does not run.
+    pub(crate) fn look(&self, namespace: &str, view: &str) -> Option<Look> {
+        let slot = self.slot(namespace, Owner::View, view)?;
+        slot.running()
+            .as_ref()
+            .and_then(|running| running.handle.look())
+    }
+
+    /// Records at which a stage stands still.
+    pub(crate) fn stopped_at(
+        &self,
+        namespace: &str,
+        kind: Owner,
+        name: &str,
+    ) -> BTreeSet<Position> {
+        let status = self.slot(namespace, kind, name).and_then(Slot::status);
+        let problems = status.into_iter().flat_map(|status| status.problems);
+        problems
+            .filter(|problem| problem.reason == "Stopped")
+            .filter_map(|problem| problem.at.parse().ok())
+            .collect()
+    }
+
+    /// Ends a stage in order, does `between`, and starts it again, whatever came of that.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it does not run; what `between` came to.
+    pub(crate) async fn restart<T>(
+        &self,
+        namespace: &str,
+        kind: Owner,
+        name: &str,
+        between: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let gone = || Error::refused(format!("{kind} {name} does not run now; try again"));
+        let slot = self.slot(namespace, kind, name).ok_or_else(gone)?;
+        let running = slot.running().take().ok_or_else(gone)?;
+        running.shutdown.cancel();
+        running.handle.join().await;
+        let done = between();
+        let services = lock(&self.services).clone();
+        if let Some(services) = services {
+            slot.start(&services)?;
+        }
+        done
     }
 
     /// Waits until all stages have caught up once. `tell` hears of what keeps one from it.
@@ -212,10 +318,11 @@ impl Pipeline {
         let mut told = BTreeSet::new();
         loop {
             self.check()?;
-            if self.handles.iter().all(Handle::is_ready) {
+            let statuses: Vec<Status> = self.stages.iter().filter_map(Slot::status).collect();
+            if statuses.iter().all(|status| status.ready) {
                 return Ok(());
             }
-            for status in self.handles.iter().map(Handle::status) {
+            for status in statuses {
                 for problem in status.problems {
                     if told.insert((
                         status.name.clone(),
@@ -240,12 +347,24 @@ impl Pipeline {
     pub(crate) async fn idle(&self) -> Result<(), Error> {
         loop {
             self.check()?;
-            let log = Arc::clone(&self.log);
             // Asks the brokers; the executor's threads are few, and this is the only thing going on.
-            if tokio::task::block_in_place(|| stage::idle(&self.handles, &*log))? {
+            if tokio::task::block_in_place(|| self.is_idle())? {
                 return Ok(());
             }
             tokio::time::sleep(self.look_again).await;
+        }
+    }
+
+    fn is_idle(&self) -> Result<bool, Error> {
+        let running: Vec<_> = self.stages.iter().map(Slot::running).collect();
+        let handles: Option<Vec<&Handle>> = running
+            .iter()
+            .map(|running| running.as_ref().map(|running| &running.handle))
+            .collect();
+        match handles {
+            Some(handles) => Ok(stage::idle(handles, &*self.log)?),
+            // One is about to be started again.
+            None => Ok(false),
         }
     }
 
@@ -260,7 +379,7 @@ impl Pipeline {
     }
 
     fn check(&self) -> Result<(), Error> {
-        for status in self.handles.iter().map(Handle::status) {
+        for status in self.stages.iter().filter_map(Slot::status) {
             if matches!(status.phase, Phase::Failed | Phase::Stopped) {
                 let why: Vec<String> = status
                     .problems
@@ -279,9 +398,14 @@ impl Pipeline {
     }
 
     /// Waits until all stages have ended, after their shutdown token was cancelled.
-    pub(crate) async fn join(self) {
-        for handle in self.handles {
-            handle.join().await;
+    pub(crate) async fn join(&self) {
+        lock(&self.services).take();
+        for stage in &self.stages {
+            stage.join().await;
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

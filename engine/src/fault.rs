@@ -160,6 +160,17 @@ pub fn dead_letter(record: &Record<'_>, fault: &Fault, dead_topic: &str) -> NewR
     }
 }
 
+/// Takes the value out of a dead letter that is too large with its headers, and says so in another one: a letter
+/// without a value is a delete otherwise.
+pub fn leave_out_value(letter: &mut NewRecord) {
+    if let Some(value) = letter.value.take() {
+        letter.headers.push((
+            header::NO_VALUE.to_owned(),
+            Some(value.len().to_string().into_bytes()),
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,14 +2,17 @@
 
 mod chat;
 mod crds;
+mod dead_letters;
 mod explain;
 mod operator;
 mod prompts;
+mod resume;
 mod send;
 mod stage;
 mod target;
 mod up;
 mod validate;
+mod views;
 
 use crate::error::Error;
 use crate::terminal::say;
@@ -42,6 +45,9 @@ enum Command {
     Chat(chat::Arguments),
     Send(send::Arguments),
     Prompts(prompts::Arguments),
+    Views(views::Arguments),
+    DeadLetters(dead_letters::Arguments),
+    Resume(resume::Arguments),
     Validate(validate::Arguments),
     Explain(explain::Arguments),
     Crds(crds::Arguments),
@@ -68,6 +74,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Prompts(arguments) => prompts::run(&arguments),
+        Command::Views(arguments) => views::run(&arguments),
+        Command::DeadLetters(arguments) => dead_letters::run(&arguments),
+        Command::Resume(arguments) => resume::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),

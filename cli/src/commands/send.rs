@@ -6,7 +6,6 @@ use crate::control::Send;
 use crate::error::Error;
 use crate::folder::events;
 use crate::terminal::say;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -78,12 +77,9 @@ fn from_file(arguments: &Arguments, file: &PathBuf) -> Result<Vec<Send>, Error> 
         .into_iter()
         .map(|event| Send {
             namespace: arguments.to.namespace(),
-            source: event.source,
+            source: event.source.to_string(),
             key: event.key,
-            body: match event.value {
-                Value::Null => None,
-                value => Some(value.to_string()),
-            },
+            body: event.value.map(|raw| raw.get().to_owned()),
             timestamp: event.timestamp,
             headers: event.headers,
         })

@@ -1,8 +1,11 @@
-//! Where `send`, `chat` and `prompts` go: a running `up`, or a Kafka directly.
+//! Where commands that talk to a pipeline go: a running `up`, or a Kafka directly.
 
 use crate::control::client::Client;
 use crate::control::registry;
-use crate::control::{Answer, Ask, Past, Send, Sent};
+use crate::control::{
+    Answer, Ask, Letter, Letters, Look, Past, Resume, Resumed, Retried, Retry, Seen, Send, Sent,
+    ViewFigures, Views,
+};
 use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
 use crate::gateway::Gateway;
@@ -10,6 +13,7 @@ use crate::pipeline::{self, Place};
 use crate::project::{Project, Secrets};
 use crate::secrets::Mounted;
 use headwater_engine::audit;
+use headwater_runtime::log::Offsets;
 use headwater_runtime::log::kafka::Kafka;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,7 +72,8 @@ impl Where {
             ..Default::default()
         });
         let log = Arc::new(Kafka::open(&config, "headwater.cli")?);
-        let gateway = Arc::new(Gateway::new(log, project.directory(&plans))?);
+        let offsets = Arc::clone(&log) as Arc<dyn Offsets>;
+        let gateway = Arc::new(Gateway::new(log, offsets, project.directory(&plans))?);
         Ok(Target::Kafka {
             gateway,
             _mounted: mounted,
@@ -91,6 +96,51 @@ impl Target {
             Self::Up(client) => client.past(&past).await,
             Self::Kafka { gateway, .. } => {
                 blocking(gateway, move |gateway| gateway.past(&past)).await
+            }
+        }
+    }
+
+    pub(crate) async fn views(&self, views: Views) -> Result<Vec<ViewFigures>, Error> {
+        match self {
+            Self::Up(client) => client.views(&views).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.views(&views)).await
+            }
+        }
+    }
+
+    pub(crate) async fn look(&self, look: Look) -> Result<Seen, Error> {
+        match self {
+            Self::Up(client) => client.look(&look).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.look(&look)).await
+            }
+        }
+    }
+
+    pub(crate) async fn letters(&self, letters: Letters) -> Result<Vec<Letter>, Error> {
+        match self {
+            Self::Up(client) => client.letters(&letters).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.letters(&letters)).await
+            }
+        }
+    }
+
+    pub(crate) async fn resume(&self, resume: Resume) -> Result<Vec<Resumed>, Error> {
+        match self {
+            Self::Up(client) => client.resume(&resume).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.resume(&resume)).await
+            }
+        }
+    }
+
+    pub(crate) async fn retry(&self, retry: Retry) -> Result<Vec<Retried>, Error> {
+        match self {
+            Self::Up(client) => client.retry(&retry).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.retry(&retry)).await
             }
         }
     }

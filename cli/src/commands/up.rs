@@ -12,9 +12,9 @@ use crate::screen::{Fed, Screen, Show, counted};
 use crate::secrets::{Mounted, random_text};
 use crate::{dump, feed, hints, logging};
 use headwater_operator::plan::Plan;
-use headwater_runtime::log::Log;
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
+use headwater_runtime::log::{Log, Offsets};
 use headwater_runtime::observe::Happening;
 use headwater_runtime::stage::Services;
 use std::collections::BTreeMap;
@@ -141,17 +141,16 @@ impl Up<'_> {
         let batches = feed::batches(&events, &targets)?;
         self.screen.start(&self.facts());
 
-        let log = self.open()?;
+        let (log, offsets) = self.open()?;
         let topics =
             tokio::task::block_in_place(|| pipeline::create_topics(&*log, self.plans, self.place))?;
         let services = Services::new(Arc::clone(&log));
         let shutdown = services.shutdown.clone();
         let watcher = watch(services.observer.watch(), Arc::clone(&self.screen));
-        let pipeline = Pipeline::start(self.plans, &services, self.place)?;
-        drop(services);
+        let pipeline = Arc::new(Pipeline::start(self.plans, services, self.place)?);
 
         let worked = tokio::select! {
-            worked = self.work(&pipeline, &log, &batches, listener, &events) => worked,
+            worked = self.work(&pipeline, &log, offsets, &batches, &targets, listener, &events) => worked,
             () = interrupted() => Ok(()),
         };
         shutdown.cancel();
@@ -174,23 +173,24 @@ impl Up<'_> {
     /// Ready, feed, and then wait for others' events, unless told to end.
     async fn work(
         &self,
-        pipeline: &Pipeline,
+        pipeline: &Arc<Pipeline>,
         log: &Arc<dyn Log>,
+        offsets: Arc<dyn Offsets>,
         batches: &[feed::Batch],
+        targets: &BTreeMap<String, feed::Target>,
         listener: TcpListener,
         events: &[events::Event],
     ) -> Result<(), Error> {
         pipeline
             .ready(|stage, problem| self.screen.problem(stage, problem))
             .await?;
-        let gateway = Arc::new(Gateway::new(
-            Arc::clone(log),
-            self.project.directory(self.plans),
-        )?);
+        let directory = self.project.directory(self.plans);
+        let gateway = Gateway::new(Arc::clone(log), offsets, directory)?;
+        let gateway = Arc::new(gateway.with_stages(Arc::clone(pipeline)));
         let mut writer = log.writer()?;
         let mut shown: Vec<Fed> = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
-            tokio::task::block_in_place(|| batch.write(&mut *writer))?;
+            tokio::task::block_in_place(|| batch.write(events, targets, &mut *writer))?;
             merge(&mut shown, &batch.fed);
             let next = batches.get(index + 1);
             if next.is_none_or(|next| next.starts_runs != batch.starts_runs) {
@@ -236,9 +236,10 @@ impl Up<'_> {
         Ok((running, registration))
     }
 
-    fn open(&self) -> Result<Arc<dyn Log>, Error> {
+    fn open(&self) -> Result<(Arc<dyn Log>, Arc<dyn Offsets>), Error> {
         let Place::Kafka(servers) = self.place else {
-            return Ok(Arc::new(Memory::new()));
+            let log = Memory::new();
+            return Ok((Arc::new(log.clone()), Arc::new(log)));
         };
         let stages = || self.plans.iter().flat_map(|plan| &plan.stages);
         let config = stages()
@@ -254,7 +255,8 @@ impl Up<'_> {
             bootstrap_servers: vec![servers.clone()],
             ..config
         };
-        Ok(Arc::new(Kafka::open(&config, "headwater.up")?))
+        let log = Arc::new(Kafka::open(&config, "headwater.up")?);
+        Ok((Arc::clone(&log) as Arc<dyn Log>, log))
     }
 
     /// Sources by name, over all namespaces.
@@ -266,7 +268,7 @@ impl Up<'_> {
                 other == namespace && matches!(&stage.role, headwater_engine::config::Role::Agent(agent) if agent.trigger.source == *name)
             });
             let id = (namespace.clone(), name.clone());
-            let siblings = directory.siblings.get(&id).cloned().unwrap_or_default();
+            let siblings = directory.siblings.get(&id).cloned();
             targets.entry(name.clone()).or_insert(feed::Target::new(
                 source,
                 starts_runs,

@@ -1,7 +1,10 @@
 //! Talks to a running `up`.
 
 use super::registry::Running;
-use super::{Answer, Ask, Past, Problem, Send, Sent};
+use super::{
+    Answer, Ask, Letter, Letters, Look, Past, Problem, Resume, Resumed, Retried, Retry, Seen, Send,
+    Sent, ViewFigures, Views,
+};
 use crate::error::Error;
 use headwater_engine::audit;
 use serde::Serialize;
@@ -37,6 +40,26 @@ impl Client {
 
     pub(crate) async fn past(&self, past: &Past) -> Result<Vec<audit::Record>, Error> {
         self.post("past", past, Duration::from_secs(30)).await
+    }
+
+    pub(crate) async fn views(&self, views: &Views) -> Result<Vec<ViewFigures>, Error> {
+        self.post("views", views, Duration::from_secs(30)).await
+    }
+
+    pub(crate) async fn look(&self, look: &Look) -> Result<Seen, Error> {
+        self.post("look", look, Duration::from_secs(30)).await
+    }
+
+    pub(crate) async fn letters(&self, letters: &Letters) -> Result<Vec<Letter>, Error> {
+        self.post("letters", letters, Duration::from_secs(60)).await
+    }
+
+    pub(crate) async fn retry(&self, retry: &Retry) -> Result<Vec<Retried>, Error> {
+        self.post("retry", retry, Duration::from_secs(300)).await
+    }
+
+    pub(crate) async fn resume(&self, resume: &Resume) -> Result<Vec<Resumed>, Error> {
+        self.post("resume", resume, Duration::from_secs(60)).await
     }
 
     async fn post<Answer: DeserializeOwned>(

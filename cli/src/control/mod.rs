@@ -78,6 +78,147 @@ pub(crate) struct Past {
     pub(crate) limit: u32,
 }
 
+/// The views that there are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Views {
+    pub(crate) namespace: Option<String>,
+}
+
+/// A view in figures. What cannot be known from where it was asked is null.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ViewFigures {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) generation: String,
+    pub(crate) ready: Option<bool>,
+    pub(crate) restored_percent: Option<u8>,
+    pub(crate) keys: u64,
+    /// Of keys and values.
+    pub(crate) bytes: u64,
+    pub(crate) records_per_second: Option<f64>,
+    /// Records in the sources that are not in the view yet.
+    pub(crate) behind: Option<u64>,
+    pub(crate) behind_ms: Option<u64>,
+    pub(crate) dead_letters: Option<u64>,
+    /// What keeps it from its work, in sentences.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Keys of a view, or one of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Look {
+    pub(crate) namespace: Option<String>,
+    pub(crate) view: String,
+    /// Absent: the first keys.
+    pub(crate) key: Option<String>,
+    pub(crate) limit: u32,
+}
+
+/// What a view holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Seen {
+    pub(crate) view: String,
+    pub(crate) generation: String,
+    /// `latest`, `history` or `aggregate`.
+    pub(crate) fold: String,
+    /// The log that is folded.
+    pub(crate) input: String,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One value, or one event of a history, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Row {
+    pub(crate) key: String,
+    /// Null with no position: the key is known, and not seen by readers (expired, or incomplete).
+    pub(crate) value: Value,
+    /// The source record that the value is from: `<topic>-<partition>-<offset>`.
+    pub(crate) position: Option<String>,
+    /// Event time of that record.
+    pub(crate) time: Option<String>,
+    /// The input's partition that holds it.
+    pub(crate) partition: i32,
+    /// Every record of that partition below this offset is folded.
+    pub(crate) next: i64,
+}
+
+/// What a resource refused: `view/NAME` or `agent/NAME`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Letters {
+    pub(crate) namespace: Option<String>,
+    pub(crate) resource: String,
+    /// Only the one of this record.
+    pub(crate) position: Option<String>,
+    pub(crate) limit: u32,
+}
+
+/// A record that was refused. Bytes that are no text stand as `{"base64": "..."}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Letter {
+    /// Of the record that was refused.
+    pub(crate) position: String,
+    pub(crate) refused_at: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) key: Value,
+    pub(crate) value: Value,
+    /// The value was too large to be kept beside the reason.
+    pub(crate) value_left_out: bool,
+    pub(crate) headers: BTreeMap<String, Value>,
+    /// The record's own timestamp.
+    pub(crate) timestamp: Option<String>,
+    /// It had been refused before, at this position, and was fed again.
+    pub(crate) fed_again_from: Option<String>,
+    /// It was fed again, and is in the log at this position.
+    pub(crate) fed_again_to: Option<String>,
+}
+
+/// Feeds refused records to their sources again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Retry {
+    pub(crate) namespace: Option<String>,
+    pub(crate) resource: String,
+    /// Absent: all that were not fed again yet.
+    pub(crate) position: Option<String>,
+    /// Also one that was fed again before.
+    pub(crate) again: bool,
+}
+
+/// What became of one of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Retried {
+    pub(crate) position: String,
+    /// Where the log has it now.
+    pub(crate) fed_to: Option<String>,
+    /// Why it was not fed.
+    pub(crate) left: Option<String>,
+}
+
+/// Where something that stands still goes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Resume {
+    pub(crate) namespace: Option<String>,
+    pub(crate) resource: String,
+    /// `Earliest`, `Latest` or a position; absent: past a record.
+    pub(crate) from: Option<String>,
+    /// The record to go past; absent: those at which a stage in the same process stands still.
+    pub(crate) skip: Option<String>,
+}
+
+/// What was decided for a partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Resumed {
+    /// `<topic>-<partition>`
+    pub(crate) partition: String,
+    /// In words.
+    pub(crate) what: String,
+}
+
 /// Why it was not done: a sentence that says what to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Problem {

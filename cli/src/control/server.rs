@@ -1,6 +1,6 @@
 //! Serves the door: checks who comes, hands over to the [`Gateway`].
 
-use super::{Ask, Past, Problem, Send};
+use super::{Ask, Letters, Look, Past, Problem, Resume, Retry, Send, Views};
 use crate::error::Error;
 use crate::gateway::Gateway;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -32,6 +32,11 @@ pub(crate) fn router(gateway: Arc<Gateway>, token: &str, port: u16) -> Router {
         .route("/v1/send", post(send))
         .route("/v1/ask", post(ask))
         .route("/v1/past", post(past))
+        .route("/v1/views", post(views))
+        .route("/v1/look", post(look))
+        .route("/v1/letters", post(letters))
+        .route("/v1/retry", post(retry))
+        .route("/v1/resume", post(resume))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(from_fn_with_state(door.clone(), check))
         .with_state(door)
@@ -80,6 +85,26 @@ async fn ask(State(door): State<Door>, Json(ask): Json<Ask>) -> Response {
 
 async fn past(State(door): State<Door>, Json(past): Json<Past>) -> Response {
     answer(door.gateway, move |gateway| gateway.past(&past)).await
+}
+
+async fn views(State(door): State<Door>, Json(views): Json<Views>) -> Response {
+    answer(door.gateway, move |gateway| gateway.views(&views)).await
+}
+
+async fn look(State(door): State<Door>, Json(look): Json<Look>) -> Response {
+    answer(door.gateway, move |gateway| gateway.look(&look)).await
+}
+
+async fn letters(State(door): State<Door>, Json(letters): Json<Letters>) -> Response {
+    answer(door.gateway, move |gateway| gateway.letters(&letters)).await
+}
+
+async fn retry(State(door): State<Door>, Json(retry): Json<Retry>) -> Response {
+    answer(door.gateway, move |gateway| gateway.retry(&retry)).await
+}
+
+async fn resume(State(door): State<Door>, Json(resume): Json<Resume>) -> Response {
+    answer(door.gateway, move |gateway| gateway.resume(&resume)).await
 }
 
 /// The gateway waits for the log, so it has a thread of its own.

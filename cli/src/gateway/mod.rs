@@ -4,18 +4,23 @@
 //! talked to directly: it needs the log and the resources, never a stage in this process.
 
 mod encode;
+mod letters;
+mod resume;
+mod snapshot;
+mod views;
 mod waiting;
 
 use crate::control::{Answer, Ask, Past, Send, Sent};
 use crate::dump;
 use crate::error::Error;
+use crate::pipeline::Pipeline;
 use encode::{borrowed, compose, key_bytes, parse, record};
 use headwater_engine::agent::Agent;
 use headwater_engine::audit;
 use headwater_engine::config::{self, Role, Stage};
 use headwater_engine::problem::did_you_mean;
 use headwater_engine::record::{NewRecord, Position};
-use headwater_runtime::log::{Log, Writer};
+use headwater_runtime::log::{Log, Offsets, Writer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +32,7 @@ pub(crate) struct Directory {
     /// By namespace and name.
     pub(crate) sources: BTreeMap<(String, String), config::Source>,
     pub(crate) agents: BTreeMap<(String, String), Stage>,
+    pub(crate) views: BTreeMap<(String, String), Stage>,
     /// Sources whose events have to have a key: views fold them by it.
     pub(crate) keyed: BTreeSet<(String, String)>,
     /// Of a source, the others that some view is folded from together with it.
@@ -36,17 +42,32 @@ pub(crate) struct Directory {
 pub(crate) struct Gateway {
     log: Arc<dyn Log>,
     writer: Mutex<Box<dyn Writer>>,
+    offsets: Arc<dyn Offsets>,
     directory: Directory,
+    /// Stages in this process.
+    stages: Option<Arc<Pipeline>>,
 }
 
 impl Gateway {
-    pub(crate) fn new(log: Arc<dyn Log>, directory: Directory) -> Result<Self, Error> {
+    pub(crate) fn new(
+        log: Arc<dyn Log>,
+        offsets: Arc<dyn Offsets>,
+        directory: Directory,
+    ) -> Result<Self, Error> {
         let writer = Mutex::new(log.writer()?);
         Ok(Self {
             log,
             writer,
+            offsets,
             directory,
+            stages: None,
         })
+    }
+
+    /// Stages that run in this process are asked for what only they know.
+    pub(crate) fn with_stages(mut self, stages: Arc<Pipeline>) -> Self {
+        self.stages = Some(stages);
+        self
     }
 
     /// Puts an event on the log, if its source's schema and formats take it.

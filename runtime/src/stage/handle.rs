@@ -3,6 +3,7 @@
 use super::context::Context;
 use super::life::Life;
 use super::look::{Desk, Look};
+use super::serve::Rows;
 use super::status::{Board, Phase, Status};
 use super::{Error, Parts};
 use crate::http::Probe;
@@ -20,6 +21,7 @@ pub struct Handle {
     life: Arc<Life>,
     board: Arc<Board>,
     look: Option<Look>,
+    rows: Option<Rows>,
     /// Cancelled when the last thread ended.
     ended: CancellationToken,
 }
@@ -50,6 +52,7 @@ impl Handle {
         let handle = Self {
             life: Arc::clone(&life),
             board: Arc::clone(&board),
+            rows: desk.as_ref().and_then(|desk| desk.rows.clone()),
             look: desk.map(|desk| Look::new(context, &life, desk)),
             ended: CancellationToken::new(),
         };
@@ -112,6 +115,11 @@ impl Handle {
     /// To look into the view that the stage folds; `None` of an agent's stage.
     pub fn look(&self) -> Option<Look> {
         self.look.clone()
+    }
+
+    /// Answers for the rows of the view that the stage folds, where it is served.
+    pub fn rows(&self) -> Option<Rows> {
+        self.rows.clone()
     }
 
     /// Ends the stage as a crash would, and waits until its threads are gone.

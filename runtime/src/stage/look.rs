@@ -6,6 +6,7 @@
 use super::context::Context;
 use super::lag;
 use super::life::Life;
+use super::serve::Rows;
 use super::status::Status;
 use crate::log;
 use headwater_engine::config::View;
@@ -73,10 +74,12 @@ pub struct Held {
     pub rows: Vec<Row>,
 }
 
-/// The sender of questions, before there is a stage.
+/// What a view's stage gives to others, before it runs.
 pub(super) struct Desk {
     pub(super) view: View,
     pub(super) questions: Sender<Question>,
+    /// Where the view is served.
+    pub(super) rows: Option<Rows>,
 }
 
 impl Look {

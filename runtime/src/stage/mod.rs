@@ -17,6 +17,7 @@ mod rate;
 mod reading;
 mod rebalance;
 pub mod resume;
+pub mod serve;
 mod status;
 mod view;
 

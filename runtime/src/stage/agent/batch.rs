@@ -17,7 +17,7 @@ use crate::observe::Happening;
 use headwater_engine::agent::{Completion, Trigger};
 use headwater_engine::audit;
 use headwater_engine::config::OnFailure;
-use headwater_engine::fault::{Fault, Reason};
+use headwater_engine::fault::{Fault, Reason, leave_out_value};
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -317,7 +317,9 @@ impl Batches {
                 batch.owners.extend(records.iter().map(|_| owner));
                 batch.records.extend(records);
             }
-            (1 | 2, _) if batch.records[index].value.take().is_some() => {}
+            (1 | 2, _) if batch.records[index].value.is_some() => {
+                leave_out_value(&mut batch.records[index]);
+            }
             _ => {
                 batch.records.remove(index);
                 batch.owners.remove(index);

@@ -264,11 +264,23 @@ impl Loop {
         self.pending = None;
         self.dead.clear();
         self.committer.forget();
-        let left: Vec<_> = std::mem::take(&mut self.owned).into_keys().collect();
+        let left = std::mem::take(&mut self.owned);
+        let mut held: Vec<TopicPartition> = left
+            .iter()
+            .filter(|(_, owned)| owned.paused || owned.stopped)
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        let left: Vec<_> = left.into_keys().collect();
         for partition in &left {
             self.intake.stop(&partition.topic, partition.partition);
         }
-        self.begin(group, &left)
+        self.begin(group, &left)?;
+        // They begin anew, but the group remembers their pause.
+        held.retain(|partition| self.owned.contains_key(partition));
+        if !held.is_empty() {
+            group.resume(&held)?;
+        }
+        Ok(())
     }
 
     fn begin(
@@ -371,7 +383,13 @@ impl Loop {
         } else {
             0
         };
-        let partitions: Vec<_> = self.owned.keys().take(owned).chain(roots).cloned().collect();
+        let partitions: Vec<_> = self
+            .owned
+            .keys()
+            .take(owned)
+            .chain(roots)
+            .cloned()
+            .collect();
         let log = &self.context.services.log;
         let ends = if partitions.is_empty() {
             Vec::new()

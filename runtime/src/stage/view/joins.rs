@@ -6,11 +6,11 @@
 //! the status says for which view.
 
 use super::super::Context;
+use super::super::Error;
 use super::super::ends::Ends;
 use super::super::held::{Found, Held};
 use super::super::life::Life;
 use super::super::reading::partitions;
-use super::super::Error;
 use crate::log::Waker;
 use headwater_engine::lookup::Views;
 use headwater_engine::record::TopicPartition;

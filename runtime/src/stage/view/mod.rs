@@ -11,6 +11,7 @@ use super::held::{Folder, Held};
 use super::life::Life;
 use super::look::{Desk, Mailbox};
 use super::reading::partitions;
+use super::serve::Rows;
 use super::{Context, Error, Parts};
 use fold::Fold;
 use headwater_engine::config::{Input, View};
@@ -52,9 +53,21 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
         ));
     }
     let (questions, mailbox) = Mailbox::new();
+    let rows = served(context, view, &definition)?;
+    if let Some((rows, held)) = rows.clone() {
+        let context = Arc::clone(context);
+        parts.push((
+            "rows",
+            Box::new(move |life: Arc<Life>| {
+                rows.begin(&life)?;
+                Folder::new(context, life, held).named("rows").run()
+            }),
+        ));
+    }
     let desk = Desk {
         view: view.clone(),
         questions,
+        rows: rows.map(|(rows, _)| rows),
     };
     let (context, view) = (Arc::clone(context), view.clone());
     parts.push((
@@ -66,6 +79,21 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
         }),
     ));
     Ok((parts, Some(desk)))
+}
+
+/// The whole view, to be held here and read by others; `None` where it is not served.
+fn served(
+    context: &Arc<Context>,
+    view: &View,
+    definition: &Arc<Definition>,
+) -> Result<Option<(Rows, Arc<Held>)>, Error> {
+    let Some(serve) = &view.serve else {
+        return Ok(None);
+    };
+    let whole = (view.clone(), Arc::clone(definition));
+    let held = Arc::new(Held::new(BTreeMap::from([(view.name.clone(), whole)])));
+    let rows = Rows::new(context, view, serve, Arc::clone(&held))?;
+    Ok(Some((rows, held)))
 }
 
 /// The views that the view joins, to be held here; `None` where it joins none.

@@ -8,6 +8,7 @@ use super::{Batch, Fold, Owned};
 use crate::log::GroupReader;
 use crate::metrics;
 use crate::observe::Happening;
+use headwater_engine::fault::leave_out_value;
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ impl Fold {
         match record {
             Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
                 tracing::warn!(reason, "a dead letter is written without its value");
-                record.value = None;
+                leave_out_value(record);
                 Ok(())
             }
             _ => Err(Error::CheckpointRefused {

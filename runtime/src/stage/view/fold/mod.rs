@@ -33,6 +33,8 @@ use std::time::{Duration, Instant};
 const KEYS: usize = 20_000;
 const BYTES: usize = 16 << 20;
 const IDLE: Duration = Duration::from_secs(10);
+/// The longest that dead letters wait for their checkpoint: somebody looks for them.
+const LETTERS: Duration = Duration::from_millis(500);
 /// While partitions are restored, so that the status shows how far they are.
 const RESTORING: Duration = Duration::from_millis(200);
 
@@ -89,6 +91,18 @@ struct Folding {
     target: i64,
     skip: Option<i64>,
     stopped: bool,
+}
+
+impl Folding {
+    /// When its changes have to be in a checkpoint that comes `every` so often.
+    fn due_at(&self, every: Duration) -> Option<Instant> {
+        let every = if self.dead.is_empty() {
+            every
+        } else {
+            every.min(LETTERS)
+        };
+        self.since.map(|since| since + every)
+    }
 }
 
 /// A checkpoint under way; kept as it is until it is known to be committed.
@@ -351,9 +365,8 @@ impl Fold {
         }
         self.folding()
             .filter(|(_, folding)| !folding.stopped)
-            .filter_map(|(_, folding)| folding.since)
+            .filter_map(|(_, folding)| folding.due_at(self.context.services.checkpoint_every))
             .min()
-            .map(|since| since + self.context.services.checkpoint_every)
     }
 
     fn wait(&self) -> Duration {
