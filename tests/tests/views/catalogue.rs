@@ -84,6 +84,22 @@ impl ViewSpec {
         }
     }
 
+    /// All partitions that the view's stage reads.
+    pub fn inputs(&self, prefix: &str) -> Vec<(String, i32)> {
+        let all = sources();
+        let mut topics = vec![(self.input_topic(prefix), self.partitions)];
+        if self.own {
+            topics.extend(self.from.iter().map(|from| {
+                let source = &all[from.source];
+                (format!("{prefix}.{}", source.name), source.partitions)
+            }));
+        }
+        topics
+            .into_iter()
+            .flat_map(|(topic, count)| (0..count).map(move |it| (topic.clone(), it)))
+            .collect()
+    }
+
     pub fn state_topic(&self, prefix: &str) -> String {
         format!("{prefix}.view.{}.000001", self.name)
     }

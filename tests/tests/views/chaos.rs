@@ -20,6 +20,9 @@ use std::time::Duration;
 /// The longest wait of a poll, so that a process that died is seen to be dead.
 const POLL: Duration = Duration::from_millis(20);
 
+/// The longest that a process stands still.
+pub const STANDSTILL: Duration = Duration::from_millis(50);
+
 /// One process: its luck, and whether it lives.
 pub struct Process {
     memory: Memory,
@@ -132,7 +135,7 @@ impl Dice {
             4..9 => {
                 self.process.fates.zombies.fetch_add(1, Ordering::Relaxed);
                 self.process.expire();
-                std::thread::sleep(Duration::from_millis(10 + self.below(40)));
+                std::thread::sleep(STANDSTILL / 5 + Duration::from_millis(self.below(40)));
                 self.alive()
             }
             9..120 => {

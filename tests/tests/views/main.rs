@@ -26,6 +26,7 @@ mod folds;
 #[path = "../naive/mod.rs"]
 mod naive;
 mod simulation;
+mod stalls;
 mod world;
 
 use compare::Compared;
@@ -122,4 +123,19 @@ async fn views_are_the_models_whatever_goes_wrong() {
         seeds.len() < 20 || happened.iter().all(|count| *count > 0),
         "the simulation is too kind"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_lost_records_is_not_guessed_at() {
+    stalls::records_that_are_gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_input_that_was_made_anew_is_not_guessed_at() {
+    stalls::a_topic_made_anew().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_may_take_what_was_folded() {
+    stalls::retention_behind_the_view().await;
 }

@@ -6,7 +6,7 @@
 //! held open, or aborted. The log's clock runs fast, so that sessions and transactions time out within a run.
 
 use crate::catalogue::{self, ViewSpec};
-use crate::chaos::{Chaos, Fates, Process};
+use crate::chaos::{self, Chaos, Fates, Process};
 use crate::compare::Compared;
 use crate::events::Draw;
 use crate::folds::{self, Kind};
@@ -16,6 +16,7 @@ use headwater_runtime::backoff::Random;
 use headwater_runtime::clock::Clock;
 use headwater_runtime::log::memory::Memory;
 use headwater_runtime::stage::{self, Handle, Phase, Services};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -60,6 +61,8 @@ struct Fleet<'a> {
     calm: Arc<AtomicBool>,
     fates: Arc<Fates>,
     places: Vec<Option<Running>>,
+    /// Those that are started again when they end.
+    wanted: Vec<usize>,
     /// Whose id somebody else has by now.
     zombies: Vec<Running>,
 }
@@ -122,32 +125,61 @@ impl Fleet<'_> {
         }
     }
 
-    /// Brings everybody back and waits until nothing is left to do.
-    async fn settle(&mut self) {
-        self.calm.store(true, Ordering::SeqCst);
-        for zombie in self.zombies.drain(..) {
-            zombie.crash().await;
+    /// Whether somebody has each partition, and nothing is left to do.
+    fn is_idle(&self) -> bool {
+        let handles = || self.places.iter().flatten().map(|it| &it.handle);
+        let all_run = self.wanted.iter().all(|place| {
+            self.places[*place]
+                .as_ref()
+                .is_some_and(|it| !it.process.is_dead())
+        });
+        if !all_run || !stage::idle(handles(), &*self.world.log).unwrap() {
+            return false;
         }
+        let had: BTreeSet<(String, i32)> = handles()
+            .flat_map(|handle| handle.status().parts.into_values())
+            .flat_map(|part| part.positions)
+            .map(|it| (it.topic, it.partition))
+            .collect();
+        self.views
+            .iter()
+            .flat_map(|view| view.inputs(&self.world.prefix))
+            .all(|partition| had.contains(&partition))
+    }
+
+    async fn until_idle(&mut self) {
         let begun = Instant::now();
-        loop {
+        while !self.is_idle() {
             self.bury().await;
-            for place in 0..self.places.len() {
+            for place in self.wanted.clone() {
                 if self.places[place].is_none() {
                     self.start(place);
                 }
-            }
-            let handles = || self.places.iter().flatten().map(|it| &it.handle);
-            if stage::idle(handles(), &*self.world.log).unwrap() {
-                return;
             }
             assert!(
                 begun.elapsed() < DEADLINE,
                 "seed {}: not idle after {DEADLINE:?}: {:#?}",
                 self.seed,
-                handles().map(Handle::status).collect::<Vec<_>>()
+                self.places
+                    .iter()
+                    .flatten()
+                    .map(|it| it.handle.status())
+                    .collect::<Vec<_>>()
             );
             tokio::time::sleep(Duration::from_millis(3)).await;
         }
+    }
+
+    /// Brings everybody back and waits until nothing is left to do.
+    async fn settle(&mut self) {
+        self.calm.store(true, Ordering::SeqCst);
+        // Those who stand still just now still have that before them.
+        tokio::time::sleep(chaos::STANDSTILL).await;
+        for zombie in self.zombies.drain(..) {
+            zombie.crash().await;
+        }
+        self.wanted = (0..self.places.len()).collect();
+        self.until_idle().await;
     }
 }
 
@@ -183,6 +215,7 @@ pub async fn check(seed: u64) -> Outcome {
         calm: Arc::default(),
         fates: Arc::default(),
         places: (0..places).map(|_| None).collect(),
+        wanted: Vec::new(),
         zombies: Vec::new(),
     };
     (0..places)
@@ -197,21 +230,15 @@ pub async fn check(seed: u64) -> Outcome {
     }
     fleet.settle().await;
     // Down to one replica of each.
+    fleet
+        .wanted
+        .retain(|place| place.is_multiple_of(REPLICAS as usize));
     for place in 0..places {
-        if !place.is_multiple_of(REPLICAS as usize) {
+        if !fleet.wanted.contains(&place) {
             stop(fleet.places[place].take().unwrap(), seed).await;
         }
     }
-    let left = || fleet.places.iter().flatten().map(|it| &it.handle);
-    let begun = Instant::now();
-    while !stage::idle(left(), &*world.log).unwrap() {
-        assert!(
-            begun.elapsed() < DEADLINE,
-            "seed {seed}: {:#?}",
-            left().map(Handle::status).collect::<Vec<_>>()
-        );
-        tokio::time::sleep(Duration::from_millis(3)).await;
-    }
+    fleet.until_idle().await;
     for running in fleet.places.drain(..).flatten() {
         stop(running, seed).await;
     }
@@ -257,5 +284,8 @@ async fn write(draw: &Draw, world: &World, memory: &Memory, batch: &[NewRecord])
     let mut open = producer.begin().unwrap();
     open.write(batch).unwrap();
     tokio::time::sleep(Duration::from_micros(draw.below(5_000) as u64)).await;
-    open.commit().unwrap();
+    // On a machine that is busy it may have timed out: then nothing of it counts.
+    if open.commit().is_err() {
+        world.write(batch);
+    }
 }

@@ -65,27 +65,8 @@ impl World {
     }
 
     fn with_topics(self, views: &[ViewSpec]) -> Self {
-        let spec = |name: String, partitions, config: &[(&str, &str)]| TopicSpec {
-            name,
-            partitions,
-            replication_factor: Some(1),
-            config: config
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect(),
-        };
-        let mut topics: Vec<TopicSpec> = catalogue::sources()
-            .iter()
-            .map(|source| {
-                // Event times of long ago are not to be cleaned up.
-                let keep = [("retention.ms", "-1")];
-                spec(
-                    format!("{}.{}", self.prefix, source.name),
-                    source.partitions,
-                    &keep,
-                )
-            })
-            .collect();
+        self.create_sources();
+        let mut topics = Vec::new();
         let append_time = ("message.timestamp.type", "LogAppendTime");
         for view in views {
             let compact = [append_time, ("cleanup.policy", "compact")];
@@ -105,6 +86,18 @@ impl World {
         }
         self.log.create(&topics).unwrap();
         self
+    }
+
+    pub fn create_sources(&self) {
+        let topics: Vec<TopicSpec> = catalogue::sources()
+            .iter()
+            .map(|source| {
+                // Event times of long ago are not to be cleaned up.
+                let keep = [("retention.ms", "-1")];
+                spec(self.topic(source.name), source.partitions, &keep)
+            })
+            .collect();
+        self.log.create(&topics).unwrap();
     }
 
     pub fn topic(&self, name: &str) -> String {
@@ -169,6 +162,18 @@ impl World {
             }
         }
         all
+    }
+}
+
+fn spec(name: String, partitions: i32, config: &[(&str, &str)]) -> TopicSpec {
+    TopicSpec {
+        name,
+        partitions,
+        replication_factor: Some(1),
+        config: config
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
     }
 }
 

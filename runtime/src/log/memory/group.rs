@@ -245,21 +245,25 @@ impl Group {
             .filter(|member| member.incarnation == incarnation)
     }
 
+    /// `None` where another process has the static id. Of a member whose session ended it is one that no longer counts: it learns of
+    /// the end with its next poll.
     pub(super) fn membership(
         &self,
         group: &str,
         name: &str,
         incarnation: u64,
     ) -> Option<Membership> {
-        self.members
-            .get(name)
-            .filter(|member| member.incarnation == incarnation)
-            .map(|_| Membership {
-                group: group.to_owned(),
-                member: name.to_owned(),
-                incarnation,
-                generation: self.generation,
-            })
+        let generation = match self.members.get(name) {
+            Some(member) if member.incarnation == incarnation => self.generation,
+            Some(_) => return None,
+            None => 0,
+        };
+        Some(Membership {
+            group: group.to_owned(),
+            member: name.to_owned(),
+            incarnation,
+            generation,
+        })
     }
 
     /// # Errors

@@ -130,6 +130,14 @@ impl Memory {
         self.shared.lock().delay = Some(Delay::new(delay));
     }
 
+    /// Takes away the records of a partition below an offset, as retention or `DeleteRecords` would. Does nothing
+    /// where the partition does not exist.
+    pub fn cut(&self, partition: &TopicPartition, below: i64) {
+        if let Ok(partition) = self.shared.lock().partition_mut(partition) {
+            partition.cut(below);
+        }
+    }
+
     /// Names of all topics, sorted.
     pub fn topic_names(&self) -> Vec<Arc<str>> {
         self.shared.lock().topics.keys().cloned().collect()

@@ -96,6 +96,19 @@ impl Partition {
         self.wake();
     }
 
+    /// Records below an offset are gone, but none that a reader of committed records could not have read yet.
+    pub(super) fn cut(&mut self, below: i64) {
+        self.low = self.low.max(below.min(self.end(Isolation::ReadCommitted)));
+        while self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.next() <= self.low)
+        {
+            self.batches.pop_front();
+        }
+        self.wake();
+    }
+
     /// Collects records from `position` on, at most `limit`, and says where reading goes on.
     pub(super) fn read(
         &self,
