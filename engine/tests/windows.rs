@@ -271,7 +271,7 @@ fn an_index_on_an_aggregate_is_checked_when_it_is_compiled() {
 }
 
 #[test]
-fn a_reader_finds_provenance_and_the_state_topic_what_a_reader_at_the_clock_sees() {
+fn a_reader_finds_provenance_and_the_state_topic_the_row_as_of_its_newest_event() {
     let fold = aggregate(json!([{"name": "n", "compute": "Count", "withinMs": 10}]));
     let definition = definition(fold, json!([]), None).unwrap();
     let mut bed = Bed::new(&definition);
@@ -292,8 +292,8 @@ fn a_reader_finds_provenance_and_the_state_topic_what_a_reader_at_the_clock_sees
             .find(|record| record.key.as_deref() == Some(of.as_bytes()));
         String::from_utf8(record.unwrap().value.clone().unwrap()).unwrap()
     };
-    assert_eq!(written("k"), r#"{"n":1}"#);
-    assert_eq!(bed.value("k", 21).unwrap(), json!({"n": 2}));
+    assert_eq!(written("k"), r#"{"n":2}"#);
+    assert_eq!(bed.value("k", 22).unwrap(), json!({"n": 1}));
 }
 
 /// A key while it lives.

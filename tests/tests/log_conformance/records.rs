@@ -159,6 +159,8 @@ pub fn ends_and_watermarks(bed: &Bed) {
     assert_eq!(watermarks[&at(&topic, 0)], Watermarks { low: 0, high: 2 });
     assert_eq!(watermarks[&at(&topic, 2)], Watermarks { low: 0, high: 0 });
     assert_eq!(bed.log.ends(&[]).unwrap(), Vec::<i64>::new());
+    let twice = [&partitions[2], &partitions[1], &partitions[2]].map(Clone::clone);
+    assert_eq!(bed.log.ends(&twice).unwrap(), [2, 1, 2]);
 }
 
 pub fn starts_and_positions_before_any_record(bed: &Bed) {

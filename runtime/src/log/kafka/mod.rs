@@ -137,14 +137,20 @@ fn fatal(what: &str, reason: String) -> Error {
 impl Shared {
     /// In the order asked; tried again while leaders move.
     fn ends(&self, partitions: &[TopicPartition], end: End) -> Result<Vec<i64>> {
-        let asked: Vec<(&str, i32)> = partitions
+        // Brokers refuse a request that names a partition twice.
+        let asked: BTreeSet<(&str, i32)> = partitions
             .iter()
             .map(|it| (&*it.topic, it.partition))
             .collect();
+        let asked: Vec<(&str, i32)> = asked.into_iter().collect();
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let error = match offsets::ends(&self.ends, &asked, end, TRY) {
-                Ok(ends) => return Ok(ends),
+                Ok(ends) => {
+                    let ends: HashMap<(&str, i32), i64> = asked.iter().copied().zip(ends).collect();
+                    let end = |it: &TopicPartition| ends.get(&(&*it.topic, it.partition)).copied();
+                    return Ok(partitions.iter().filter_map(end).collect());
+                }
                 Err(error) => client("ask for the ends of partitions", &error),
             };
             self.check_exist(partitions)?;
