@@ -80,12 +80,14 @@ pub struct EventSourceSpec {
     /// What a value is wrapped in.
     #[serde(default)]
     pub envelope: Envelope,
-    /// JSON Schema of a value, e.g. `{type: object, required: [flight_id]}`. A record that does not fit is invalid. Without remote `$ref`.
+    /// JSON Schema of a value, with an envelope of the row in it, e.g. `{type: object, required: [flight_id]}`. A record that does not fit is
+    /// invalid. Without remote `$ref`.
     #[schemars(schema_with = "schema::object")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<JsonObject>,
     /// CEL over `event`, `key`, `headers` and `time`; gives the event's key: text, an integer, a bool, or a list of these, e.g.
-    /// `event.flight_id`. Ingest writes it as the record's key. Default: the record's key, as for a null event if the expression reads `event`.
+    /// `event.flight_id`. Ingest writes it as the record's key. Default: the record's key, as for a null event if the expression reads `event`
+    /// and no envelope says which row was deleted.
     #[schemars(length(min = 1, max = limits::EXPRESSION))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -216,7 +218,8 @@ pub enum Envelope {
     /// the value is the event.
     #[default]
     None,
-    /// a change event: `event` is the row after it, null for a delete; `headers.op` says which; messages of the kind `t` (truncate) are invalid.
+    /// a change event: `event` is the row after it, null for a delete; `headers.op` says which; truncations (`t`) and messages (`m`) are invalid.
+    /// With `keyFormat: Json` the key is the primary key: one column's value, or those of several by name.
     Debezium,
 }
 
