@@ -256,6 +256,56 @@ fn a_generation_follows_the_fold_and_nothing_else() {
 }
 
 #[test]
+fn an_aggregate_that_expires_is_planned_as_it_stands() {
+    let config = |change: &dyn Fn(&mut serde_yaml::Value)| {
+        let mut view: serde_yaml::Value = serde_yaml::from_str(
+            "
+            apiVersion: headwater.dev/v1alpha1
+            kind: ContextView
+            metadata: {name: usage}
+            spec:
+              from: [{name: flights, sourceRef: {name: flights}}]
+              aggregate:
+                fields:
+                  - {name: top, compute: TopK, of: value.status, withinSeconds: 60, limit: 3}
+                  - {name: first, compute: TopK, of: value.status, where: value.status != ''}
+              expireAfterSeconds: 3600
+            ",
+        )
+        .unwrap();
+        change(&mut view["spec"]);
+        let mut resources = resources(&["base.yaml"]);
+        add(&mut resources, view);
+        let validation = validate(&resources, &settings());
+        validation.views["usage"].ok().unwrap().config.clone()
+    };
+    let base = config(&|_| {});
+    assert_eq!(base.expire_after_ms, Some(3_600_000));
+    assert_eq!(
+        serde_json::to_value(&base.fold).unwrap(),
+        serde_json::json!({"aggregate": {"fields": [
+            {"name": "first", "compute": "TopK", "of": "value.status", "where": "value.status != ''", "withinMs": null, "limit": 5},
+            {"name": "top", "compute": "TopK", "of": "value.status", "where": null, "withinMs": 60_000, "limit": 3},
+        ]}})
+    );
+    let fields = |spec: &mut serde_yaml::Value| {
+        spec["aggregate"]["fields"]
+            .as_sequence_mut()
+            .unwrap()
+            .reverse();
+    };
+    assert_eq!(config(&fields).generation, base.generation);
+    let changes: [&dyn Fn(&mut serde_yaml::Value); 3] = [
+        &|spec| spec["expireAfterSeconds"] = 60.into(),
+        &|spec| spec["aggregate"]["fields"][0]["withinSeconds"] = 61.into(),
+        &|spec| spec["aggregate"]["fields"][0]["limit"] = 4.into(),
+    ];
+    for change in changes {
+        assert_ne!(config(change).generation, base.generation);
+    }
+}
+
+#[test]
 fn a_generation_follows_those_of_the_views_that_are_joined() {
     let generation = |of: &str, change: &dyn Fn(&mut headwater_crds::ContextView)| {
         let mut resources = resources(&["base.yaml"]);

@@ -426,10 +426,4 @@ fn refuse_unsupported(findings: &mut Findings, spec: &headwater_crds::ContextVie
         "search",
         "find rows by key or by an index",
     );
-    findings.not_supported(
-        spec.serve.is_some(),
-        "spec.serve",
-        "serving rows over HTTP",
-        "read the view in an agent's context",
-    );
 }
