@@ -139,13 +139,17 @@ impl OwnedRecord {
         }
     }
 
+    /// The last header of this name, as Kafka clients read them.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.headers
+            .iter()
+            .rev()
+            .find(|(n, _)| n == name)
+            .and_then(|(_, value)| value.as_deref())
+    }
+
     /// Hands it over as the log did.
     pub fn with<T>(&self, f: impl FnOnce(&Record<'_>) -> T) -> T {
-        let headers: Vec<Header<'_>> = self
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_deref()))
-            .collect();
         f(&Record {
             topic: &self.topic,
             partition: self.partition,
@@ -153,9 +157,16 @@ impl OwnedRecord {
             timestamp: self.timestamp,
             key: self.key.as_deref(),
             value: self.value.as_deref(),
-            headers: &headers,
+            headers: &lent(&self.headers),
         })
     }
+}
+
+fn lent(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Header<'_>> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_deref()))
+        .collect()
 }
 
 /// A record to be written.
@@ -169,4 +180,19 @@ pub struct NewRecord {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// Milliseconds since the epoch; `None`: now, by the writer's clock.
     pub timestamp: Option<i64>,
+}
+
+impl NewRecord {
+    /// Hands it over as a log would, standing at `offset`; where partition and timestamp are left open, as 0.
+    pub fn lend<T>(&self, offset: i64, f: impl FnOnce(&Record<'_>) -> T) -> T {
+        f(&Record {
+            topic: &self.topic,
+            partition: self.partition.unwrap_or(0),
+            offset,
+            timestamp: self.timestamp.unwrap_or(0),
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            headers: &lent(&self.headers),
+        })
+    }
 }

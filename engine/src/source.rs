@@ -99,6 +99,7 @@ pub struct Source {
     shape: Shape,
     /// Whether the schema says `number` anywhere.
     has_doubles: bool,
+    lending: lent::Lending,
     key: Option<Expression>,
     event_time: Option<Expression>,
     invalid_records: config::InvalidRecords,
@@ -144,14 +145,22 @@ impl Source {
         let key = expression("spec.key", &config.key, Wanted::Key);
         let event_time = expression("spec.eventTime", &config.event_time, Wanted::Time);
         problems.finish()?;
+        let has_doubles = has_doubles(&shape);
+        let mut lending = lent::Lending::of(&key, &event_time);
+        lending.plain = config.format == config::Format::Json
+            && config.key_format == config::Format::Text
+            && config.envelope == config::Envelope::None
+            && validator.is_none()
+            && !has_doubles;
         Ok(Self {
+            lending,
             name: config.name.clone(),
             topic: config.topic.as_str().into(),
             format: config.format,
             key_format: config.key_format,
             envelope: config.envelope,
             validator,
-            has_doubles: has_doubles(&shape),
+            has_doubles,
             shape,
             key,
             event_time,

@@ -7,7 +7,7 @@ use crate::fault::{Fault, Reason};
 use crate::key::Key;
 use crate::names::header;
 use crate::problem::{CompileError, reason};
-use crate::record::{Header, Position, Record};
+use crate::record::{OwnedRecord, Position, Record};
 use crate::run::Identity;
 use crate::source::Event;
 
@@ -56,59 +56,19 @@ pub struct Trigger {
     pub root: Position,
     /// Agents that the chain has passed through, this run included.
     pub hops: u32,
-    pub(super) original: Original,
-}
-
-/// The record as it came, for a dead letter.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Original {
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
-}
-
-impl Original {
-    fn of(record: &Record<'_>) -> Self {
-        Self {
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
-            headers: record
-                .headers
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
-                .collect(),
-        }
-    }
+    /// The record as it came, for a dead letter.
+    original: OwnedRecord,
 }
 
 impl Trigger {
     /// Gives the record as it came.
     pub fn with_record<T>(&self, f: impl FnOnce(&Record<'_>) -> T) -> T {
-        let headers: Vec<Header<'_>> = self
-            .original
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_deref()))
-            .collect();
-        f(&Record {
-            topic: &self.position.topic,
-            partition: self.position.partition,
-            offset: self.position.offset,
-            timestamp: self.timestamp,
-            key: self.original.key.as_deref(),
-            value: self.original.value.as_deref(),
-            headers: &headers,
-        })
+        self.original.with(f)
     }
 
     /// W3C trace context, as it came.
     pub(super) fn trace_parent(&self) -> Option<&[u8]> {
-        self.original
-            .headers
-            .iter()
-            .rev()
-            .find(|(name, _)| name == header::TRACE_PARENT)
-            .and_then(|(_, value)| value.as_deref())
+        self.original.header(header::TRACE_PARENT)
     }
 }
 
@@ -154,7 +114,7 @@ impl Agent {
             time: event.time,
             root: event.root.clone(),
             hops,
-            original: Original::of(record),
+            original: OwnedRecord::new(record),
             event,
         }))
     }

@@ -4,9 +4,9 @@
 //! so that no expression holds up a partition for long. `&&` and `||` follow CEL: an error on one side
 //! does not matter if the other side decides.
 
-use super::Variables;
 use super::functions::Function;
 use super::value::{Failure, Items, MapKey, Val};
+use super::{Variable, Variables};
 use regex::Regex;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -162,6 +162,14 @@ impl<'a> Run<'a> {
                 .cloned()
                 .ok_or_else(|| Failure::from("a variable of a macro is missing")),
             Node::Select(of, field) => {
+                // A field of a variable, as most are, without the variable as a value.
+                if let Node::Root(name) = &**of
+                    && let Some(Variable::Object(object)) = self.variables.get(name)
+                    && let Some(found) = object.get(field)
+                {
+                    self.spend(1)?;
+                    return Ok(Val::from(found));
+                }
                 let value = self.node(of)?;
                 select(of, &value, field)
             }

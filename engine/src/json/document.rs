@@ -118,9 +118,10 @@ impl<'a> Document<'a> {
     fn field(&self, name: &str) -> Option<Variable<'_>> {
         let fields = self.fields?;
         // Of one that stands twice the last counts.
-        let place = fields
-            .iter()
-            .rposition(|field| self.bytes.get(field.name()) == Some(name.as_bytes()))?;
+        let place = fields.iter().rposition(|field| {
+            let range = field.name();
+            range.len() == name.len() && self.bytes.get(range) == Some(name.as_bytes())
+        })?;
         let range = fields.get(place)?.value();
         let text = self.bytes.get(range.clone())?;
         Some(match text {

@@ -258,7 +258,7 @@ impl Cursor<'_, '_> {
                 break;
             };
             // Blanks before the object were passed, and are no part of a step.
-            if !rest.starts_with(expected) {
+            if !starts_with(rest, expected) {
                 break;
             }
             let name = (self.at as u32 + step.name.0, self.at as u32 + step.name.1);
@@ -594,6 +594,33 @@ impl Shape {
         });
         form
     }
+}
+
+/// As `text.starts_with(expected)`, but without a call for what is as short as a name and its separators.
+#[inline]
+fn starts_with(text: &[u8], expected: &[u8]) -> bool {
+    let length = expected.len();
+    if text.len() < length {
+        return false;
+    }
+    let word = |bytes: &[u8], at: usize| {
+        bytes
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<8>())
+            .map(|chunk| u64::from_le_bytes(*chunk))
+    };
+    if length < 8 {
+        return text.starts_with(expected);
+    }
+    let mut at = 0;
+    while at + 8 < length {
+        if word(text, at) != word(expected, at) {
+            return false;
+        }
+        at += 8;
+    }
+    // The last word may begin before the one before it ended.
+    word(text, length - 8) == word(expected, length - 8)
 }
 
 #[inline]

@@ -62,11 +62,17 @@ fn units_of(bytes: usize) -> usize {
 }
 
 impl Arena {
-    /// Bytes that it holds, whether used or free.
+    /// Bytes that it holds, whether used or free; what a chunk was never grown to is not resident yet.
     pub(super) fn held(&self) -> usize {
+        let kept = self
+            .empty
+            .iter()
+            .filter_map(|place| self.chunks.get(*place))
+            .map(|chunk| chunk.bytes.capacity());
         self.chunks
             .iter()
-            .map(|chunk| chunk.bytes.capacity())
+            .map(|chunk| chunk.bytes.len())
+            .chain(kept)
             .sum::<usize>()
             + self
                 .free

@@ -38,6 +38,8 @@ pub(super) struct From {
     delete: Option<Expression>,
     /// Whether an expression uses `event` other than by its fields.
     whole: bool,
+    /// Whether the filter waits for the joins.
+    filters_joined: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +111,9 @@ impl From {
             .flatten()
             .any(|expression| expression.reads_whole("event"))
             || joins.iter().any(|join| join.lookup.reads_whole("event"));
+        let filters_joined = filter.as_ref().is_some_and(|filter| filter.reads("joined"));
         Some(Self {
+            filters_joined,
             name: entry.name.clone(),
             topic,
             whole,
@@ -185,7 +189,7 @@ impl From {
         };
         if !event.null
             && let Some(filter) = &self.filter
-            && filter.reads("joined")
+            && self.filters_joined
             && !filter.truth(&scope)?
         {
             return Ok(None);
@@ -200,7 +204,7 @@ impl From {
             return Ok(known && matches!(fold, Fold::Latest { .. }));
         }
         match &self.filter {
-            Some(filter) if !filter.reads("joined") => filter.truth(event),
+            Some(filter) if !self.filters_joined => filter.truth(event),
             _ => Ok(true),
         }
     }
