@@ -9,6 +9,7 @@ use headwater_engine::record::Position;
 use headwater_operator::plan::{Plan, Topic};
 use headwater_runtime::log::{Log, TopicSpec};
 use headwater_runtime::stage::look::Look;
+use headwater_runtime::stage::serve::Rows;
 use headwater_runtime::stage::{self, Handle, Phase, Services, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -269,6 +270,32 @@ impl Pipeline {
         slot.running()
             .as_ref()
             .and_then(|running| running.handle.look())
+    }
+
+    /// Views that are served, by namespace and name.
+    pub(crate) fn served(&self) -> Vec<(String, String)> {
+        let served = self.stages.iter().filter(|slot| {
+            let running = slot.running();
+            running
+                .as_ref()
+                .is_some_and(|running| running.handle.rows().is_some())
+        });
+        served
+            .map(|slot| {
+                (
+                    slot.config.namespace.clone(),
+                    slot.config.owner().1.to_owned(),
+                )
+            })
+            .collect()
+    }
+
+    /// Answers for the rows of a view; `None` where its stage does not run, or does not serve them.
+    pub(crate) fn rows(&self, namespace: &str, view: &str) -> Option<Rows> {
+        let slot = self.slot(namespace, Owner::View, view)?;
+        slot.running()
+            .as_ref()
+            .and_then(|running| running.handle.rows())
     }
 
     /// Records at which a stage stands still.

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Serves /healthz, /readyz, /metrics and /status, logs JSON, and ends in order on SIGTERM.
+/// Serves /healthz, /readyz, /metrics and /status, a view's rows on a port of their own, logs JSON, and ends in order on
+/// SIGTERM.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The stage's configuration, as the operator writes it.
@@ -23,6 +24,9 @@ pub(crate) struct Arguments {
     pod_name: String,
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
+    /// Where a view with `serve` serves its rows.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:8081")]
+    listen_rows: SocketAddr,
     /// error, warn, info, debug or trace, or directives such as info,headwater_runtime=debug.
     #[arg(long, env = logging::VARIABLE, default_value = "info")]
     log: String,
@@ -48,10 +52,10 @@ pub(crate) fn run(arguments: &Arguments, kind: Owner) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|error| Error::failed(format!("cannot start the executor: {error}")))?
-        .block_on(serve(config, ordinal, arguments.listen))
+        .block_on(serve(config, ordinal, arguments))
 }
 
-async fn serve(config: Stage, ordinal: u32, listen: SocketAddr) -> Result<(), Error> {
+async fn serve(config: Stage, ordinal: u32, arguments: &Arguments) -> Result<(), Error> {
     let (kind, name) = config.owner();
     let client = group(&config.namespace, kind, name, None, &ordinal.to_string());
     let services = Services::new(Arc::new(Kafka::open(&config.kafka, &client)?));
@@ -63,10 +67,20 @@ async fn serve(config: Stage, ordinal: u32, listen: SocketAddr) -> Result<(), Er
     let router = http::router(vec![handle.probe()], metrics);
     // Health is answered until the stage has ended, so it does not end with the stage's own token.
     let serving = tokio_util::sync::CancellationToken::new();
-    let (address, server) = http::serve(listen, router, serving.clone())
-        .await
-        .map_err(|error| Error::failed(format!("cannot listen on {listen}: {error}")))?;
+    let listen = async |address, router| {
+        http::serve(address, router, serving.clone())
+            .await
+            .map_err(|error| Error::failed(format!("cannot listen on {address}: {error}")))
+    };
+    let (address, server) = listen(arguments.listen, router).await?;
     tracing::info!(%address, "serving health, metrics and status");
+    let mut servers = vec![server];
+    if let Some(rows) = handle.rows() {
+        let path = rows.path().to_owned();
+        let (address, server) = listen(arguments.listen_rows, rows.router()).await?;
+        tracing::info!(%address, path, "serving rows");
+        servers.push(server);
+    }
     tokio::spawn(async move {
         super::up::interrupted().await;
         tracing::info!("asked to end; finishing what is in flight");
@@ -74,7 +88,9 @@ async fn serve(config: Stage, ordinal: u32, listen: SocketAddr) -> Result<(), Er
     });
     let status = handle.join().await;
     serving.cancel();
-    let _ = server.await;
+    for server in servers {
+        let _ = server.await;
+    }
     if status.phase == Phase::Failed {
         let why: Vec<String> = status
             .problems

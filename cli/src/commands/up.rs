@@ -11,6 +11,10 @@ use crate::project::{Project, Secrets};
 use crate::screen::{Fed, Screen, Show, counted};
 use crate::secrets::{Mounted, random_text};
 use crate::{dump, feed, hints, logging};
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 use headwater_operator::plan::Plan;
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
@@ -202,9 +206,10 @@ impl Up<'_> {
         if self.arguments.until_idle {
             return pipeline.idle().await;
         }
+        let served = serve_rows(pipeline).await?;
         let (running, _registration) = self.serve(listener, gateway)?;
         self.screen
-            .waiting(&running.address, &hints::of(self.plans, events));
+            .waiting(&running.address, &served, &hints::of(self.plans, events));
         Err(pipeline.failure().await)
     }
 
@@ -312,6 +317,43 @@ impl Up<'_> {
         }
         facts
     }
+}
+
+/// Serves the rows of each view that asks for it on a port of this machine, of its own. Gives the views' names and where
+/// their rows are.
+async fn serve_rows(pipeline: &Arc<Pipeline>) -> Result<Vec<(String, String)>, Error> {
+    let mut served = Vec::new();
+    for (namespace, view) in pipeline.served() {
+        let Some(path) = pipeline
+            .rows(&namespace, &view)
+            .map(|rows| rows.path().to_owned())
+        else {
+            continue;
+        };
+        let cannot = |error| {
+            Error::failed(format!(
+                "cannot listen for the rows of view '{view}': {error}"
+            ))
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let (stages, name) = (Arc::clone(pipeline), view.clone());
+        // Asked of the stage that runs now: it may have been started again.
+        let router = Router::new().fallback(move |request: Request| {
+            let rows = stages.rows(&namespace, &name);
+            async move {
+                match rows {
+                    Some(rows) => rows.answer(request).await,
+                    None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                }
+            }
+        });
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        served.push((view, format!("http://{address}{path}")));
+    }
+    Ok(served)
 }
 
 /// Adds up events by source, by name.

@@ -196,7 +196,7 @@ impl Gateway {
         match resource.split_once('/') {
             Some(("view", name)) => find("view", &self.directory.views, namespace, name),
             Some(("agent", name)) => find("agent", &self.directory.agents, namespace, name),
-            _ => Err(Error::usage(format!(
+            _ => Err(Error::refused(format!(
                 "'{resource}' is no resource here: write view/NAME or agent/NAME"
             ))),
         }

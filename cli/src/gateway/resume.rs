@@ -367,7 +367,7 @@ fn not_read(asked: &Resume, flows: &[Flow], topic: &str) -> Error {
 
 fn parse(text: &str) -> Result<Position, Error> {
     text.parse().map_err(|_| {
-        Error::usage(format!(
+        Error::refused(format!(
             "'{text}' is neither Earliest, Latest nor a position, <topic>-<partition>-<offset>"
         ))
     })

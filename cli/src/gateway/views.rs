@@ -195,8 +195,8 @@ fn view_of(stage: &Stage) -> Result<&View, Error> {
 fn key(text: &str) -> Result<Key, Error> {
     match Key::from_bytes(text.as_bytes()) {
         Ok(Some(key)) => Ok(key),
-        Ok(None) => Err(Error::usage("a key is not empty")),
-        Err(fault) => Err(Error::usage(fault.message)),
+        Ok(None) => Err(Error::refused("a key is not empty")),
+        Err(fault) => Err(Error::refused(fault.message)),
     }
 }
 

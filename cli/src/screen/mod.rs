@@ -210,12 +210,16 @@ impl Screen {
     }
 
     /// It waits; commands to go on with.
-    pub(crate) fn waiting(&self, address: &str, hints: &[String]) {
+    pub(crate) fn waiting(&self, address: &str, served: &[(String, String)], hints: &[String]) {
         if self.json {
-            self.print_json(&json!({"type": "waiting", "address": address}));
+            let served: BTreeMap<_, _> = served.iter().cloned().collect();
+            self.print_json(&json!({"type": "waiting", "address": address, "served": served}));
             return;
         }
         let mut text = self.rule("waiting for events; Ctrl-C ends it");
+        for (view, url) in served {
+            text.push_str(&format!("Rows of view {view}: {url}/KEY\n"));
+        }
         if !hints.is_empty() {
             text.push_str("In another terminal:\n\n");
         }

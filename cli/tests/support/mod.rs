@@ -172,6 +172,14 @@ impl Up {
         }
     }
 
+    /// The last thing of this type that it said already.
+    #[track_caller]
+    pub fn said(&mut self, kind: &str) -> Value {
+        let said = self.seen.iter().rev().find(|line| line["type"] == kind);
+        said.unwrap_or_else(|| panic!("no '{kind}' in {:?}", self.seen))
+            .clone()
+    }
+
     pub fn process(&self) -> u32 {
         self.child.id()
     }

@@ -9,8 +9,9 @@ use super::super::life::Life;
 use super::super::reading::{partitions, persist};
 use super::super::status::{Part, Processed};
 use super::super::{Error, Stall};
-use super::inputs::{Input, Inputs};
-use super::{Held, One, restore};
+use super::inputs::{Input, Inputs, Reading};
+use super::roots::Roots;
+use super::{Held, One, passed, restore};
 use crate::log::{self, Isolation, Reader, Start};
 use crate::metrics;
 use crate::observe::Happening;
@@ -19,9 +20,11 @@ use headwater_engine::record::TopicPartition;
 use headwater_engine::view::View;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const POLL: Duration = Duration::from_secs(10);
+/// How often it is asked whether a view's stage went past a record that is stood still at.
+const FOLLOW: Duration = Duration::from_secs(1);
 /// Records after which readers get their turn, some tens of microseconds.
 const LOCKED: usize = 64;
 
@@ -33,6 +36,9 @@ pub(in crate::stage) struct Folder {
     views: Vec<Folding>,
     inputs: Inputs,
     restored_percent: u8,
+    follow_at: Instant,
+    /// `None` once the views hold what they had to when the stage began.
+    roots: Option<Roots>,
     /// Of the stage, as the status names it.
     part: &'static str,
 }
@@ -65,6 +71,8 @@ impl Folder {
             held,
             inputs: Inputs::default(),
             restored_percent: 0,
+            follow_at: Instant::now(),
+            roots: None,
             part: "views",
         }
     }
@@ -106,6 +114,8 @@ impl Folder {
         let mut reader = log.reader(Isolation::ReadCommitted)?;
         self.life.woken_by(reader.waker());
         self.assign(&mut *reader)?;
+        let views = self.views.iter().map(|folding| &folding.one);
+        self.roots = Some(Roots::ask(&*log, &self.life, views)?);
         Ok(reader)
     }
 
@@ -130,7 +140,9 @@ impl Folder {
         let counts: BTreeMap<String, i32> = topics.into_iter().zip(counts).collect();
         for (place, folding) in self.views.iter().enumerate() {
             let config = &folding.one.config;
-            let count = counts.get(config.input.topic()).copied().unwrap_or(0);
+            let of = |topic: &str| counts.get(topic).copied().unwrap_or(0);
+            // A source's partitions that came later are no part of the view: keys moved between them.
+            let count = of(config.input.topic()).min(of(&config.state_topic));
             let stops = self.context.invalid_records(config) == InvalidRecords::Stop;
             self.inputs.add(config.input.topic(), count, place, stops);
             // Made now, so that `covered` of an own input log counts partitions that nothing came from yet.
@@ -195,15 +207,20 @@ impl Folder {
     }
 
     fn turn(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
-        let wait = if self.held.is_ready() {
-            POLL
+        let wait = if self.held.is_ready() && self.roots.is_none() {
+            if self.inputs.any_stopped() {
+                FOLLOW
+            } else {
+                POLL
+            }
         } else {
             Duration::from_millis(100)
         };
         let (read, stop) = self.read(reader, wait)?;
-        for place in stop {
-            self.stop(reader, place)?;
+        for (place, offset) in stop {
+            self.stop(reader, place, offset)?;
         }
+        self.follow(reader)?;
         // Whoever waits for a record waits no longer than this; a position past markers comes after.
         if read > 0 {
             self.held.progress.send_modify(|turns| *turns += 1);
@@ -213,6 +230,9 @@ impl Folder {
         if !self.held.is_ready() && self.caught_up() {
             self.held.met(self.context.services.clock.now_ms());
             self.held.become_ready();
+        }
+        if self.held.is_ready() && self.roots.as_ref().is_some_and(Roots::are_held) {
+            self.roots = None;
         }
         self.count();
         self.publish();
@@ -224,8 +244,8 @@ impl Folder {
         &mut self,
         reader: &mut dyn Reader,
         wait: Duration,
-    ) -> Result<(usize, Vec<usize>), Error> {
-        let mut stop: Vec<usize> = Vec::new();
+    ) -> Result<(usize, Vec<(usize, i64)>), Error> {
+        let mut stop: Vec<(usize, i64)> = Vec::new();
         let ones: Vec<Arc<One>> = self
             .views
             .iter()
@@ -242,7 +262,7 @@ impl Folder {
             let Some((place, input)) = inputs.of(record) else {
                 return;
             };
-            if input.stopped || stop.contains(&place) {
+            if input.stopped.is_some() || stop.iter().any(|(stopped, _)| *stopped == place) {
                 return;
             }
             let mut refused = None;
@@ -261,32 +281,77 @@ impl Folder {
             if let Some((fault, view)) = refused {
                 let resource = format!("view/{}", ones[view].config.name);
                 context.stopped(life, record, &fault, &resource);
-                stop.push(place);
+                stop.push((place, record.offset));
             }
             locked.turn();
         })?;
         Ok((read, stop))
     }
 
-    fn stop(&mut self, reader: &mut dyn Reader, place: usize) -> Result<(), Error> {
-        self.inputs.stop(place);
-        let left: Vec<_> = self
-            .inputs
-            .iter()
-            .filter(|input| !input.stopped)
+    fn stop(&mut self, reader: &mut dyn Reader, place: usize, offset: i64) -> Result<(), Error> {
+        self.inputs.stop(place, offset);
+        self.reassign(reader)
+    }
+
+    /// Reads those that do not stand still, each from where it is.
+    fn reassign(&self, reader: &mut dyn Reader) -> Result<(), Error> {
+        let active = self.inputs.iter().filter(|input| input.stopped.is_none());
+        let assignment: Vec<_> = active
             .map(|input| {
+                let folded = input
+                    .views
+                    .iter()
+                    .filter_map(|reading| self.views[reading.view].one.next(input.at.partition));
                 let start = reader
                     .position(&input.at)
+                    .or_else(|| folded.min())
                     .map_or(Start::Earliest, Start::Offset);
                 (input.at.clone(), start)
             })
             .collect();
-        Ok(reader.assign(&left)?)
+        Ok(reader.assign(&assignment)?)
+    }
+
+    /// Goes on where the views' own stages went past the record that is stood still at.
+    fn follow(&mut self, reader: &mut dyn Reader) -> Result<(), Error> {
+        if !self.inputs.any_stopped() || Instant::now() < self.follow_at {
+            return Ok(());
+        }
+        self.follow_at = Instant::now() + FOLLOW;
+        let log = &*self.context.services.log;
+        let mut any = false;
+        for input in self.inputs.iter_mut() {
+            let Some(offset) = input.stopped else {
+                continue;
+            };
+            let passed = |reading: &Reading| {
+                let topic = self.views[reading.view].one.config.state_topic.as_str();
+                let state = TopicPartition::new(topic, input.at.partition);
+                // Asked again soon, if it cannot be said now.
+                matches!(passed::marked(log, &state), Ok(Some(next)) if next > offset)
+            };
+            if input
+                .views
+                .iter()
+                .filter(|reading| reading.stops)
+                .all(passed)
+            {
+                let at = format!("{}-{offset}", input.at);
+                tracing::info!(at, "goes past the record, as the view's stage did");
+                self.life.board.solved("Stopped", &at);
+                input.stopped = None;
+                any = true;
+            }
+        }
+        if any {
+            self.reassign(reader)?;
+        }
+        Ok(())
     }
 
     /// Takes note of positions past records that are no data.
     fn advance(&self, reader: &mut dyn Reader) {
-        for input in self.inputs.iter().filter(|input| !input.stopped) {
+        for input in self.inputs.iter().filter(|input| input.stopped.is_none()) {
             let Some(position) = reader.position(&input.at) else {
                 continue;
             };
@@ -306,7 +371,7 @@ impl Folder {
                 one.next(input.at.partition)
                     .is_some_and(|next| next >= input.target)
             };
-            input.stopped
+            input.stopped.is_some()
                 || input
                     .views
                     .iter()
@@ -344,7 +409,7 @@ impl Folder {
                 topic: input.at.topic.to_string(),
                 partition: input.at.partition,
                 next: self.views[reading.view].one.next(input.at.partition)?,
-                stopped: input.stopped,
+                stopped: input.stopped.is_some(),
             })
         };
         self.life.board.part(
@@ -352,7 +417,7 @@ impl Folder {
             Part {
                 joined: true,
                 restored_percent: self.restored_percent,
-                caught_up: self.held.is_ready(),
+                caught_up: self.held.is_ready() && self.roots.is_none(),
                 waiting: 0,
                 in_flight: 0,
                 positions: self.inputs.iter().filter_map(position).collect(),

@@ -15,8 +15,8 @@ pub(super) struct Input {
     pub(super) views: Vec<Reading>,
     /// Caught up once this offset is here.
     pub(super) target: i64,
-    /// Stands still at a record that a view refused.
-    pub(super) stopped: bool,
+    /// Stands still at the record of this offset, which a view refused.
+    pub(super) stopped: Option<i64>,
 }
 
 /// One view of an input.
@@ -39,7 +39,7 @@ impl Inputs {
                         at,
                         views: Vec::new(),
                         target: 0,
-                        stopped: false,
+                        stopped: None,
                     };
                     self.all.insert(place, input);
                     place
@@ -71,10 +71,14 @@ impl Inputs {
         Some((self.last, &self.all[self.last]))
     }
 
-    pub(super) fn stop(&mut self, place: usize) {
+    pub(super) fn stop(&mut self, place: usize, offset: i64) {
         if let Some(input) = self.all.get_mut(place) {
-            input.stopped = true;
+            input.stopped = Some(offset);
         }
+    }
+
+    pub(super) fn any_stopped(&self) -> bool {
+        self.all.iter().any(|input| input.stopped.is_some())
     }
 }
 

@@ -6,7 +6,9 @@
 
 mod folder;
 mod inputs;
+mod passed;
 mod restore;
+mod roots;
 
 pub(super) use folder::Folder;
 

@@ -16,7 +16,9 @@ use super::life::Life;
 use super::reading::partitions;
 use super::{Error, Phase};
 use ask::{Ask, Refusal};
+use axum::Router;
 use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::response::Response;
 use headwater_engine::config::{self, By, IndexKey, Order, Serve, View};
@@ -135,8 +137,18 @@ impl Rows {
         Ok(())
     }
 
+    /// All requests of a port.
+    pub fn router(self) -> Router {
+        Router::new().fallback(move |request: Request<Body>| {
+            let rows = self.clone();
+            async move { rows.answer(request).await }
+        })
+    }
+
     /// Answers one request. It never fails: what is wrong is in the response.
     pub async fn answer(&self, request: Request<Body>) -> Response {
+        // A body is not looked at.
+        let (request, _) = request.into_parts();
         let mut response = match self.0.respond(&request).await {
             Ok(response) => response,
             Err(refusal) => refusal.response(),
@@ -152,10 +164,10 @@ impl Rows {
 }
 
 impl Shared {
-    async fn respond(&self, request: &Request<Body>) -> Result<Response, Refusal> {
+    async fn respond(&self, request: &Parts) -> Result<Response, Refusal> {
         // Who may not read learns nothing, not even which paths there are.
         if let Some(tokens) = &self.tokens {
-            match tokens.check(request.headers()) {
+            match tokens.check(&request.headers) {
                 Access::Granted => {}
                 Access::Refused => return Err(Refusal::unauthorized()),
                 Access::Broken => {
@@ -165,10 +177,10 @@ impl Shared {
                 }
             }
         }
-        if request.method() != Method::GET && request.method() != Method::HEAD {
+        if request.method != Method::GET && request.method != Method::HEAD {
             return Err(Refusal::method());
         }
-        let ask = Ask::of(request.uri(), &self.path, self.by_index.keys())?;
+        let ask = Ask::of(&request.uri, &self.path, self.by_index.keys())?;
         let Ok(_room) = self.room.try_acquire() else {
             return Err(Refusal::unavailable("too many requests are under way"));
         };
