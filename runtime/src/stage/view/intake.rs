@@ -11,22 +11,23 @@
 //! partitions are lost while a transaction is undecided, everything taken in is forgotten and read again
 //! from the committed offsets.
 
-use super::super::committer::{Committer, Outcome};
+mod write;
+
+use super::super::committer::Committer;
 use super::super::life::Life;
 use super::super::reading::persist;
 use super::super::rebalance::Rebalance;
-use super::super::resume::{Intent, position};
+use super::super::resume::Intent;
 use super::super::status::{Part, Processed};
 use super::super::{Context, DRAIN, Error, Stall};
-use super::joins::{Joins, Passed};
+use super::joins::Joins;
 use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
 use crate::metrics;
-use crate::observe::Happening;
 use headwater_engine::config::{InvalidRecords, View};
-use headwater_engine::fault::{Fault, dead_letter, leave_out_value};
+use headwater_engine::fault::{Fault, dead_letter};
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
-use headwater_engine::view::intake::{Drained, Intake, Terms};
+use headwater_engine::view::intake::Intake;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub(super) struct Loop {
     life: Arc<Life>,
     view: View,
     intake: Intake,
+    /// How many the input log has.
+    partitions: i32,
     joins: Option<Joins>,
     committer: Committer,
     sources: Vec<String>,
@@ -91,6 +94,7 @@ impl Loop {
         life: Arc<Life>,
         view: View,
         intake: Intake,
+        partitions: i32,
         joins: Option<Joins>,
     ) -> Self {
         let committer = Committer::new(
@@ -114,6 +118,7 @@ impl Loop {
             life,
             view,
             intake,
+            partitions,
             joins,
             committer,
             sources: topics.into_iter().collect(),
@@ -297,12 +302,17 @@ impl Loop {
             group.committed(assigned)
         })?;
         let bounds = persist(&self.life, "watermarks", || log.watermarks(assigned))?;
+        let unwritten = self.is_unwritten()?;
         for partition in assigned {
             let bounds = bounds
                 .get(partition)
                 .copied()
                 .unwrap_or(crate::log::Watermarks { low: 0, high: 0 });
             let next = match committed.get(partition) {
+                // Of an input log that was deleted since; somebody's decision counts all the same.
+                Some(Some(committed)) if unwritten && Intent::of(committed).is_none() => {
+                    Ok(bounds.low)
+                }
                 Some(Some(committed)) => {
                     let resource = format!("view/{}", self.view.name);
                     Stall::position(&resource, partition, committed.offset, bounds)
@@ -336,6 +346,18 @@ impl Loop {
         Ok(())
     }
 
+    /// Whether nothing was ever written to the input log. Every transaction writes a mark to each of its partitions, so offsets that
+    /// the group has in spite of that are those of a former log.
+    fn is_unwritten(&self) -> Result<bool, Error> {
+        let topic: Arc<str> = self.view.input.topic().into();
+        let all: Vec<TopicPartition> = (0..self.partitions)
+            .map(|number| TopicPartition::new(Arc::clone(&topic), number))
+            .collect();
+        let log = &self.context.services.log;
+        let ends = persist(&self.life, "watermarks", || log.watermarks(&all))?;
+        Ok(ends.values().all(|bounds| bounds.high == 0))
+    }
+
     fn positions(&mut self, group: &mut dyn GroupReader) {
         for (partition, owned) in &mut self.owned {
             if !owned.stopped
@@ -352,58 +374,6 @@ impl Loop {
         let of =
             |partition: &TopicPartition| self.intake.waiting(&partition.topic, partition.partition);
         self.owned.keys().map(of).sum()
-    }
-
-    /// Whether what waits may go now: the fence up to which, which only joins have.
-    fn gate(&mut self) -> Result<Option<Option<Passed>>, Error> {
-        if self.waiting() == 0 {
-            return Ok(Some(None));
-        }
-        if self.joins.as_ref().is_none_or(|joins| !joins.is_asked()) {
-            self.ends()?;
-        }
-        let Some(joins) = &mut self.joins else {
-            return Ok(Some(None));
-        };
-        let passed = joins.pass();
-        if let (Some(passed), Some(since)) = (&passed, &mut self.held_since) {
-            // Only the wait for older events is bounded.
-            *since += passed.waited;
-        }
-        Ok(passed.map(Some))
-    }
-
-    /// Asks where the logs end, after whatever waits was read: what was acknowledged before it is below.
-    fn ends(&mut self) -> Result<(), Error> {
-        let fence = self.intake.fence();
-        let roots = self.joins.as_ref().map_or(&[][..], Joins::asks);
-        // Of a single partition it does not matter what comes next.
-        let owned = if self.owned.len() > 1 {
-            self.owned.len()
-        } else {
-            0
-        };
-        let partitions: Vec<_> = self
-            .owned
-            .keys()
-            .take(owned)
-            .chain(roots)
-            .cloned()
-            .collect();
-        let log = &self.context.services.log;
-        let ends = if partitions.is_empty() {
-            Vec::new()
-        } else {
-            persist(&self.life, "ends", || log.ends(&partitions))?
-        };
-        let (own, roots) = ends.split_at(owned);
-        for (owned, end) in self.owned.values_mut().zip(own) {
-            owned.end = *end;
-        }
-        if let Some(joins) = &mut self.joins {
-            joins.ask(fence, roots);
-        }
-        Ok(())
     }
 
     /// Keeps what waits in memory bounded, while others are behind.
@@ -429,166 +399,6 @@ impl Loop {
             group.resume(&resume)?;
         }
         Ok(())
-    }
-
-    fn moved(&self) -> bool {
-        self.intake
-            .positions()
-            .into_iter()
-            .any(|(topic, partition, next)| {
-                self.owned
-                    .get(&TopicPartition::new(topic, partition))
-                    .is_some_and(|owned| next > owned.committed)
-            })
-    }
-
-    /// Writes what was taken in. True where nothing is left to write.
-    fn write(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
-        if self.pending.is_some() && !self.send(group)? {
-            return Ok(false);
-        }
-        let Some(passed) = self.gate()? else {
-            return Ok(false);
-        };
-        let overdue = self.held_since.is_some_and(|since| since.elapsed() >= HOLD);
-        let drained = self.drain(passed, overdue);
-        let mut records = self.note(group, drained)?;
-        if self.waiting() == 0 {
-            self.held_since = None;
-        } else if overdue || self.held_since.is_none() {
-            self.held_since = Some(Instant::now());
-        }
-        if !self.moved() {
-            return Ok(self.waiting() == 0);
-        }
-        let next: BTreeMap<TopicPartition, i64> = self
-            .intake
-            .positions()
-            .into_iter()
-            .map(|(topic, partition, next)| (TopicPartition::new(topic, partition), next))
-            .collect();
-        let went = |(of, offset, _): &mut (TopicPartition, i64, NewRecord)| {
-            next.get(of).is_some_and(|next| *offset < *next)
-        };
-        records.extend(self.dead.extract_if(.., went).map(|(_, _, letter)| letter));
-        let offsets = next
-            .into_iter()
-            .map(|(partition, offset)| {
-                let skip = self.owned.get(&partition).and_then(|owned| owned.skip);
-                (partition, position(offset, skip))
-            })
-            .collect();
-        self.pending = Some(Batch { records, offsets });
-        self.send(group)
-    }
-
-    fn drain(&mut self, passed: Option<Passed>, overdue: bool) -> Drained {
-        let behind: BTreeSet<(&str, i32)> = self
-            .owned
-            .iter()
-            .filter(|(_, owned)| owned.behind() && !overdue)
-            .map(|(partition, _)| (&*partition.topic, partition.partition))
-            .collect();
-        let behind = |topic: &str, partition: i32| behind.contains(&(topic, partition));
-        match (&self.joins, passed) {
-            (Some(joins), Some(passed)) => {
-                let (context, owned) = (&self.context, &self.owned);
-                let stops = |topic: &str, partition: i32, offset: i64| {
-                    let skipped = owned
-                        .get(&TopicPartition::new(topic, partition))
-                        .is_some_and(|owned| owned.skip == Some(offset));
-                    !skipped && context.invalid_of_topic(topic) == InvalidRecords::Stop
-                };
-                self.intake.drain_joined(&Terms {
-                    behind: &behind,
-                    fence: &passed.fence,
-                    views: joins.views(),
-                    stops: &stops,
-                })
-            }
-            // Nothing waits, or nothing is joined.
-            _ => Drained {
-                records: self.intake.drain(&behind),
-                ..Drained::default()
-            },
-        }
-    }
-
-    /// Deals with what showed while it was drained, and gives what went.
-    fn note(
-        &mut self,
-        group: &mut dyn GroupReader,
-        drained: Drained,
-    ) -> Result<Vec<NewRecord>, Error> {
-        self.fenced = drained.fenced;
-        for (record, fault) in &drained.refused {
-            record.with(|record| self.refuse(record, fault));
-        }
-        let mut stopped = Vec::new();
-        for (record, fault) in &drained.stopped {
-            record.with(|record| {
-                let partition = TopicPartition::new(record.topic, record.partition);
-                if let Some(owned) = self.owned.get_mut(&partition) {
-                    owned.stopped = true;
-                }
-                self.stand_still(record, fault);
-                stopped.push(partition);
-            });
-        }
-        if !stopped.is_empty() {
-            group.pause(&stopped)?;
-        }
-        Ok(drained.records)
-    }
-
-    fn send(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
-        let Some(batch) = &self.pending else {
-            return Ok(true);
-        };
-        match self
-            .committer
-            .commit(group, &batch.records, &batch.offsets)?
-        {
-            Outcome::Committed => {}
-            Outcome::Later => return Ok(false),
-            Outcome::Refused { index, reason } => {
-                self.refused(index, reason)?;
-                return self.send(group);
-            }
-        }
-        let Some(batch) = self.pending.take() else {
-            return Ok(true);
-        };
-        for (partition, committed) in batch.offsets {
-            if let Some(owned) = self.owned.get_mut(&partition) {
-                owned.committed = committed.offset;
-            }
-        }
-        self.context.services.observer.tell(|| Happening::TakenIn {
-            view: self.view.name.clone(),
-            records: batch.records.len(),
-        });
-        Ok(true)
-    }
-
-    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
-    /// value then. A value that was projected fits.
-    fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
-        let record = self
-            .pending
-            .as_mut()
-            .and_then(|batch| batch.records.get_mut(index));
-        match record {
-            Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
-                tracing::warn!(reason, "a dead letter is written without its value");
-                leave_out_value(record);
-                Ok(())
-            }
-            _ => Err(Error::CheckpointRefused {
-                view: self.view.name.clone(),
-                reason,
-            }),
-        }
     }
 
     fn wait(&self) -> Duration {

@@ -45,7 +45,7 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
                     Some(intake) => {
                         let joins = held
                             .map(|held| Joins::new(Arc::clone(&context), Arc::clone(&life), held));
-                        intake::Loop::new(context, life, view, intake, joins).run()
+                        intake::Loop::new(context, life, view, intake, count, joins).run()
                     }
                     None => Ok(()),
                 }
@@ -74,8 +74,9 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
         "fold",
         Box::new(move |life: Arc<Life>| {
             let topics = [view.input.topic().to_owned(), view.state_topic.clone()];
-            partitions(&*context.services.log, &life, &topics)?;
-            Fold::new(context, life, view, definition, mailbox).run()
+            let counts = partitions(&*context.services.log, &life, &topics)?;
+            let count = counts.last().copied().unwrap_or(0);
+            Fold::new(context, life, view, definition, count, mailbox).run()
         }),
     ));
     Ok((parts, Some(desk)))

@@ -43,6 +43,8 @@ pub(super) struct Fold {
     life: Arc<Life>,
     view: View,
     definition: Arc<Definition>,
+    /// How many the state has.
+    partitions: i32,
     /// What becomes of a record that cannot be folded.
     invalid: InvalidRecords,
     committer: Committer,
@@ -118,6 +120,7 @@ impl Fold {
         life: Arc<Life>,
         view: View,
         definition: Arc<Definition>,
+        partitions: i32,
         mailbox: Mailbox,
     ) -> Self {
         let invalid = context.invalid_records(&view);
@@ -141,6 +144,7 @@ impl Fold {
             context,
             life,
             definition,
+            partitions,
             invalid,
             committer,
             errands: Errands::new(),
@@ -263,6 +267,20 @@ impl Fold {
         group: &mut dyn GroupReader,
         assigned: &[TopicPartition],
     ) -> Result<(), Error> {
+        let (assigned, later): (Vec<TopicPartition>, Vec<TopicPartition>) = assigned
+            .iter()
+            .cloned()
+            .partition(|partition| partition.partition < self.partitions);
+        let assigned = &*assigned;
+        // Keys moved between partitions: rows of the new ones would be of keys that the others have too.
+        for partition in &later {
+            let message = format!(
+                "'{partition}' came after the view was built and is no part of it; the operator builds another generation, which folds a log of its own"
+            );
+            self.life
+                .board
+                .problem("InputGrew", &partition.to_string(), message);
+        }
         if assigned.is_empty() {
             return Ok(());
         }
