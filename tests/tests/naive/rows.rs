@@ -176,6 +176,10 @@ impl Rows {
             .collect()
     }
 
+    pub fn fold(&self) -> &Fold {
+        &self.fold
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }

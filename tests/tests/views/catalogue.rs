@@ -3,9 +3,10 @@
 use crate::events::Draw;
 use crate::expressions::{
     AGGREGATES, DELETES, FILTERS, INDEXES, KEYS, OBJECTS, SOURCE_KEY, SOURCE_TIME, VALUES, WHERES,
+    WITH_ROW,
 };
 use crate::naive::aggregate::{Compute, Field};
-use crate::naive::event::{Entry, Source, Taste};
+use crate::naive::event::{Entry, Expression, Source, Taste};
 use crate::naive::rows::{Fold, Index};
 use serde_json::{Value, json};
 
@@ -51,7 +52,12 @@ pub struct FromSpec {
     /// Place in [`sources`].
     pub source: usize,
     pub entry: Entry,
+    /// Key of the row of [`JOINED`] that stands in the value as `row`; in what the entry gives by itself it is null.
+    pub join: Option<Expression<Value>>,
 }
+
+/// The view that others join.
+pub const JOINED: &str = "plain";
 
 #[derive(Clone)]
 pub struct ViewSpec {
@@ -114,8 +120,10 @@ impl ViewSpec {
             .from
             .iter()
             .map(|from| {
+                let join = |key: Expression<Value>| json!([{"name": "row", "view": JOINED, "key": key.text}]);
                 json!({
                     "name": from.name,
+                    "joins": from.join.map_or(json!([]), join),
                     "source": sources()[from.source].name,
                     "filter": from.entry.filter.map(|it| it.text),
                     "key": from.entry.key.map(|it| it.text),
@@ -294,7 +302,7 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
         ]
     };
     let all = vec![
-        view("plain", vec![("it", ORDERS, entry)], Fold::Replace),
+        joined(),
         indexed(view("tagged", vec![("it", ORDERS, entry)], Fold::Replace)),
         view("filtered", vec![("it", ORDERS, filtered)], Fold::Replace),
         indexed(view(
@@ -315,9 +323,13 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
         view("spent", vec![("it", ORDERS, entry)], aggregate()),
         view("sums", vec![("it", ORDERS, rekeyed)], aggregate()),
         view("totals", several(None), aggregate()),
+        joining("joined", Fold::Replace),
+        joining("journal", history(None)),
     ];
     let expiring = |mut view: ViewSpec| {
-        view.expire_ms = draw.maybe(25, &[3_000, 30_000, 600_000]);
+        if view.name != JOINED {
+            view.expire_ms = draw.maybe(25, &[3_000, 30_000, 600_000]);
+        }
         view
     };
     all.into_iter().map(expiring).collect()
@@ -331,6 +343,7 @@ fn view(name: &'static str, from: Vec<(&'static str, usize, Entry)>, fold: Fold)
             name,
             source,
             entry,
+            join: None,
         })
         .collect();
     let own = match from.as_slice() {
@@ -351,6 +364,27 @@ fn view(name: &'static str, from: Vec<(&'static str, usize, Entry)>, fold: Fold)
         own,
         partitions,
     }
+}
+
+/// The view that others join.
+pub fn joined() -> ViewSpec {
+    view(
+        JOINED,
+        vec![("it", ORDERS, Entry::default())],
+        Fold::Replace,
+    )
+}
+
+/// Prices with the order that they are of.
+fn joining(name: &'static str, fold: Fold) -> ViewSpec {
+    let entry = Entry {
+        value: Some(WITH_ROW),
+        ..Entry::default()
+    };
+    let mut view = view(name, vec![("it", PRICES, entry)], fold);
+    view.from[0].join = Some(KEYS[0]);
+    view.own = true;
+    view
 }
 
 fn indexed(mut view: ViewSpec) -> ViewSpec {

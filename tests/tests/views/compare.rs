@@ -1,6 +1,7 @@
 //! What a view's topics hold against what the model says they should.
 
-use crate::catalogue::{ViewSpec, sources};
+use crate::catalogue::{ViewSpec, joined, sources};
+use crate::naive::event::{Expression, Source, Taste, key_text};
 use crate::naive::order::{self, Lane};
 use crate::naive::rows::{Fold, Row, Rows};
 use crate::naive::{Change, Maybe, Origin, Raw};
@@ -92,6 +93,9 @@ impl Check<'_> {
                 let projected: Vec<Maybe<Option<Change>>> = records
                     .iter()
                     .map(|raw| {
+                        if let Some(key) = from.join {
+                            row_key(&source.source, key, raw)?;
+                        }
                         from.entry
                             .project(&source.source, self.view.taste(), place, raw)
                     })
@@ -132,7 +136,12 @@ impl Check<'_> {
                 log.entry(*partition).or_default().push(change(raw)?);
             }
         }
-        order::check_interleaving(lanes, &log).map_err(|error| format!("input log: {error}"))?;
+        let held = self.ever_held();
+        let mut bare = log.clone();
+        for change in bare.values_mut().flatten() {
+            self.take_row(&held, change)?;
+        }
+        order::check_interleaving(lanes, &bare).map_err(|error| format!("input log: {error}"))?;
         if self.backlog {
             let topics: Vec<String> = self
                 .view
@@ -141,7 +150,7 @@ impl Check<'_> {
                 .map(|from| sources()[from.source].name.to_owned())
                 .collect();
             let order = order::of_backlog(lanes, &topics);
-            for (partition, changes) in &log {
+            for (partition, changes) in &bare {
                 let here: BTreeSet<Origin> = changes.iter().map(|it| it.origin).collect();
                 let legal = order.iter().filter(|it| here.contains(&it.origin));
                 if let Some((taken, legal)) = changes
@@ -156,6 +165,58 @@ impl Check<'_> {
             }
         }
         Ok(log)
+    }
+
+    /// All values that the joined view ever had, by key; the first is null.
+    fn ever_held(&self) -> BTreeMap<String, Vec<Value>> {
+        let joined = joined();
+        let from = &joined.from[0];
+        let mut held: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        if self.view.from.iter().all(|from| from.join.is_none()) {
+            return held;
+        }
+        for raw in self.found.sources[from.source].values().flatten() {
+            let source = &sources()[from.source].source;
+            let projected = from.entry.project(source, Taste::Latest, 0, raw);
+            if let Some(order) = projected.ok().flatten() {
+                held.entry(order.key)
+                    .or_insert_with(|| vec![Value::Null])
+                    .push(order.value.unwrap_or(Value::Null));
+            }
+        }
+        held
+    }
+
+    /// Takes a joined row out of a change, if it is one that the joined view ever held: where all was in the log before, the last.
+    fn take_row(
+        &self,
+        held: &BTreeMap<String, Vec<Value>>,
+        change: &mut Change,
+    ) -> Result<(), String> {
+        let from = &self.view.from[change.origin.from as usize];
+        let (Some(key), Some(value)) = (from.join, &mut change.value) else {
+            return Ok(());
+        };
+        let source = &sources()[from.source].source;
+        let records = &self.found.sources[from.source][&change.origin.partition];
+        let place = records.partition_point(|raw| raw.offset < change.origin.offset);
+        let row = value["row"].take();
+        let none = vec![Value::Null];
+        let held = row_key(source, key, &records[place])
+            .unwrap()
+            .and_then(|key| held.get(&key))
+            .unwrap_or(&none);
+        let legal = if self.backlog {
+            held.last() == Some(&row)
+        } else {
+            held.contains(&row)
+        };
+        if legal {
+            return Ok(());
+        }
+        Err(format!(
+            "input log: {change:?} joined {row}, but the view held {held:?}"
+        ))
     }
 
     /// The model's fold of each partition; what it refuses is a dead letter of the input log's record.
@@ -562,6 +623,15 @@ fn clock(covered: &mut BTreeMap<(u32, i32), Covered>, raw: &Raw) -> i64 {
         .min()
         .or_else(|| times(false).max())
         .unwrap_or(i64::MIN)
+}
+
+/// The key of the joined row; none reads nothing.
+fn row_key(source: &Source, key: Expression<Value>, raw: &Raw) -> Maybe<Option<String>> {
+    let event = source.decode(raw)?;
+    if event.null {
+        return Ok(None);
+    }
+    key_text(&(key.call)(&event)?)
 }
 
 fn last_of_each_key(state: &[Raw]) -> BTreeMap<Vec<u8>, &Raw> {

@@ -62,6 +62,11 @@ pub const OBJECTS: &[Expression<Value>] = &[
     }),
 ];
 
+/// With a joined row, which is not the entry's own.
+pub const WITH_ROW: Expression<Value> = expression("{'n': event.n, 'row': joined.row}", |event| {
+    Ok(json!({"n": of(event, "n")?, "row": null}))
+});
+
 /// Any values.
 pub const VALUES: &[Expression<Value>] = &[
     OBJECTS[0],

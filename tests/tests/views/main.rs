@@ -67,12 +67,12 @@ async fn folds(kind: Kind, count: u64, events: usize, keys: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_are_the_models_on_the_memory_log() {
-    folds(Kind::Memory, 12, 600, 40).await;
+    folds(Kind::Memory, 8, 500, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_are_the_models_on_kafka() {
-    folds(Kind::Kafka, 2, 3_000, 150).await;
+    folds(Kind::Kafka, 2, 1_500, 100).await;
 }
 
 /// So many seeds at a time: most of a run is waiting.

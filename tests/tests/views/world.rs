@@ -26,6 +26,8 @@ pub struct World {
     pub log: Arc<dyn Log>,
     /// Namespace, and prefix of all topics.
     pub prefix: String,
+    /// The view that others join.
+    joined: ViewSpec,
     place: Place,
 }
 
@@ -43,6 +45,7 @@ impl World {
         Self {
             log: Arc::new(memory.clone()),
             prefix: unique(),
+            joined: catalogue::joined(),
             place: Place::Memory(memory),
         }
         .with_topics(views)
@@ -60,6 +63,7 @@ impl World {
             log: Arc::new(Kafka::open(&config, "views-test").unwrap()),
             place: Place::Kafka(bootstrap, broker.topics(format!("{prefix}."))),
             prefix,
+            joined: catalogue::joined(),
         }
         .with_topics(views)
     }
@@ -68,7 +72,8 @@ impl World {
         self.create_sources();
         let mut topics = Vec::new();
         let append_time = ("message.timestamp.type", "LogAppendTime");
-        for view in views {
+        let own = views.iter().filter(|view| view.name != self.joined.name);
+        for view in own.chain([&self.joined]) {
             let compact = [append_time, ("cleanup.policy", "compact")];
             topics.push(spec(
                 view.state_topic(&self.prefix),
@@ -121,11 +126,15 @@ impl World {
             .iter()
             .map(|spec| (spec.name, catalogue::source_config(spec, &self.prefix)))
             .collect();
+        let mut views = BTreeMap::from([(view.name, view.config(&self.prefix))]);
+        if view.from.iter().any(|from| from.join.is_some()) {
+            views.insert(self.joined.name, self.joined.config(&self.prefix));
+        }
         let stage = json!({
             "namespace": self.prefix,
             "kafka": {},
             "sources": sources,
-            "views": {view.name: view.config(&self.prefix)},
+            "views": views,
             "role": {"view": {"name": view.name}},
         });
         serde_json::from_value(stage).unwrap()

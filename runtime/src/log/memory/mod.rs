@@ -150,7 +150,7 @@ impl Memory {
     pub fn dump(&self, topic: &str, mut on: impl FnMut(&Record<'_>)) -> Result<()> {
         let mut taken = Vec::new();
         let name = {
-            let state = self.shared.lock();
+            let state = self.shared.lock_ticked();
             let topic = state
                 .topics
                 .get(topic)
