@@ -1,0 +1,269 @@
+//! The bed of all rounds: a private broker, the topics, three replicas of every view's stage, and what disturbs them.
+
+use crate::draw::Draw;
+use crate::replica::Replica;
+use crate::views::{SOURCES, View, views};
+use headwater_kafka::Settings;
+use headwater_kafka::admin::{Admin, NewTopic};
+use headwater_testbed::Kafka;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const REPLICAS: usize = 3;
+const ASK: Duration = Duration::from_secs(20);
+/// What a pod's restart may take, and reading the state, on a machine that others use too.
+const WELL: Duration = Duration::from_secs(60);
+/// The session of a member.
+const SESSION: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    KillOne,
+    BrokerKilled,
+    Zombie,
+    KillAll,
+    Storm,
+    KilledInRestore,
+    BrokerHeld,
+    Scale,
+    BrokerRestarted,
+    Growth,
+    BrokerAway,
+}
+
+impl Kind {
+    pub const ALL: [Self; 11] = [
+        Self::KillOne,
+        Self::BrokerKilled,
+        Self::Zombie,
+        Self::KillAll,
+        Self::Storm,
+        Self::KilledInRestore,
+        Self::BrokerHeld,
+        Self::Scale,
+        Self::BrokerRestarted,
+        Self::Growth,
+        Self::BrokerAway,
+    ];
+}
+
+pub struct Fleet {
+    // Before the broker, which has to outlive them.
+    /// By view, then ordinal.
+    pub replicas: Vec<Vec<Replica>>,
+    pub kafka: Kafka,
+    pub namespace: String,
+    pub folder: PathBuf,
+    /// Partitions by source.
+    pub sources: BTreeMap<String, i32>,
+}
+
+impl Fleet {
+    pub fn start(binary: &Path, folder: &Path) -> Self {
+        let kafka = Kafka::private().unwrap();
+        let namespace = "crashes".to_owned();
+        create_topics(kafka.bootstrap(), &namespace);
+        let replicas = views().into_iter().map(|view| {
+            let config = view.stage(&namespace, kafka.bootstrap());
+            std::fs::write(
+                folder.join(format!("{}.json", view.name)),
+                config.to_string(),
+            )
+            .unwrap();
+            (0..REPLICAS)
+                .map(|ordinal| Replica::new(binary, folder, view.name, ordinal))
+                .collect()
+        });
+        let mut fleet = Self {
+            replicas: replicas.collect(),
+            kafka,
+            namespace,
+            folder: folder.to_owned(),
+            sources: SOURCES
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+        };
+        fleet.all(Replica::start);
+        fleet
+    }
+
+    fn all(&mut self, mut what: impl FnMut(&mut Replica)) {
+        self.replicas.iter_mut().flatten().for_each(&mut what);
+    }
+
+    /// Lets time pass, as a part of the disturbance. What ends meanwhile is started again.
+    fn pass(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.all(Replica::supervise);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until every replica is ready and has no problem. Gives how long that took.
+    pub fn well(&mut self) -> Result<Duration, String> {
+        let began = Instant::now();
+        loop {
+            self.all(Replica::supervise);
+            let unwell = self.replicas.iter().flatten().find(|it| !it.is_well());
+            let Some(unwell) = unwell else {
+                return Ok(began.elapsed());
+            };
+            if began.elapsed() > WELL {
+                let status = unwell.status();
+                return Err(format!(
+                    "{} is not ready after {WELL:?}: {status:?}",
+                    unwell.name
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn ended_by_themselves(&self) -> u32 {
+        let replicas = self.replicas.iter().flatten();
+        replicas.map(|replica| replica.ended_by_itself).sum()
+    }
+
+    /// One disturbance, of all views at once; over when it returns.
+    pub fn disturb(&mut self, kind: Kind, draw: &mut Draw) {
+        let milliseconds = |draw: &mut Draw, most| Duration::from_millis(draw.below(most) as u64);
+        // In the middle of whatever is under way: checkpoints are up to 5 s apart.
+        self.pass(Duration::from_secs(2) + milliseconds(draw, 5_000));
+        match kind {
+            Kind::KillOne => {
+                for replica in self.one_each(draw) {
+                    replica.kill();
+                    replica.start();
+                }
+            }
+            Kind::KillAll => {
+                self.all(Replica::kill);
+                self.all(Replica::start);
+            }
+            Kind::Zombie => {
+                let chosen: Vec<usize> = self.choose(draw);
+                self.signal(&chosen, "-STOP");
+                self.pass(SESSION + Duration::from_secs(5));
+                self.signal(&chosen, "-CONT");
+            }
+            Kind::BrokerKilled => {
+                self.kafka.kill().unwrap();
+                self.kafka.start().unwrap();
+            }
+            Kind::BrokerRestarted => {
+                self.kafka.stop().unwrap();
+                self.pass(milliseconds(draw, 3_000));
+                self.kafka.start().unwrap();
+            }
+            Kind::BrokerHeld => {
+                // Longer than a transaction may stay open, and than a session.
+                self.kafka.pause().unwrap();
+                self.pass(SESSION + Duration::from_secs(3) + milliseconds(draw, 4_000));
+                self.kafka.resume().unwrap();
+            }
+            Kind::BrokerAway => {
+                self.kafka.kill().unwrap();
+                self.pass(Duration::from_secs(60));
+                self.kafka.start().unwrap();
+            }
+            Kind::Storm => {
+                for time in 0..7 {
+                    for replica in self.one_each(draw) {
+                        if replica.runs() {
+                            replica.terminate();
+                        } else {
+                            replica.start();
+                        }
+                    }
+                    // The last ones are not waited for.
+                    if time < 6 {
+                        self.pass(Duration::from_secs(2));
+                    }
+                }
+                self.all(Replica::start);
+            }
+            Kind::Scale => {
+                for view in &mut self.replicas {
+                    view.iter_mut().skip(1).for_each(Replica::terminate);
+                }
+                self.pass(Duration::from_secs(4));
+                self.all(Replica::start);
+            }
+            Kind::KilledInRestore => {
+                let chosen = self.choose(draw);
+                for _ in 0..3 {
+                    for (view, ordinal) in self.replicas.iter_mut().zip(&chosen) {
+                        view[*ordinal].kill();
+                        view[*ordinal].start();
+                    }
+                    self.pass(Duration::from_millis(100) + milliseconds(draw, 1_500));
+                }
+            }
+            Kind::Growth => {
+                let count = self.sources.get_mut("shipments").unwrap();
+                *count += 1;
+                let topic = format!("{}.shipments", self.namespace);
+                let (admin, count) = (admin(self.kafka.bootstrap()), *count);
+                admin.grow(&topic, count).unwrap();
+                // The load finds the new partition, and writes to it.
+                self.pass(Duration::from_secs(6));
+            }
+        }
+    }
+
+    /// An ordinal for each view.
+    fn choose(&self, draw: &mut Draw) -> Vec<usize> {
+        self.replicas.iter().map(|_| draw.below(REPLICAS)).collect()
+    }
+
+    fn one_each(&mut self, draw: &mut Draw) -> Vec<&mut Replica> {
+        let chosen = self.choose(draw);
+        let views = self.replicas.iter_mut().zip(chosen);
+        views.map(|(view, ordinal)| &mut view[ordinal]).collect()
+    }
+
+    fn signal(&self, chosen: &[usize], signal: &str) {
+        for (view, ordinal) in self.replicas.iter().zip(chosen) {
+            view[*ordinal].signal(signal);
+        }
+    }
+}
+
+fn admin(bootstrap: &str) -> Admin {
+    let settings = Settings {
+        bootstrap_servers: vec![bootstrap.to_owned()],
+        client_id: "crashes".to_owned(),
+        ..Settings::default()
+    };
+    Admin::new(&settings, ASK).unwrap()
+}
+
+fn create_topics(bootstrap: &str, namespace: &str) {
+    let topic = |name: String, partitions, policy: &str| NewTopic {
+        name,
+        partitions: Some(partitions),
+        replication_factor: Some(1),
+        config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
+    };
+    let sources = SOURCES.iter();
+    let mut topics: Vec<NewTopic> = sources
+        .map(|(name, count)| topic(format!("{namespace}.{name}"), *count, "delete"))
+        .collect();
+    let of = |view: &View| {
+        let mut topics = vec![
+            topic(view.state(namespace), view.partitions(), "compact"),
+            topic(view.dead(namespace), 1, "delete"),
+        ];
+        if let Some(count) = view.own {
+            topics.push(topic(view.input(namespace), count, "delete"));
+        }
+        topics
+    };
+    topics.extend(views().iter().flat_map(of));
+    for created in admin(bootstrap).create(&topics).unwrap() {
+        created.unwrap();
+    }
+}

@@ -1,0 +1,122 @@
+//! A plain consumer, as anybody would write one: read_committed, partitions assigned by hand, no group.
+
+use crate::naive::Raw;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::time::{Duration, Instant};
+
+const ASK: Duration = Duration::from_secs(20);
+/// Longer than a transaction of a killed process stays open.
+const READ: Duration = Duration::from_secs(40);
+
+pub struct Topic {
+    pub name: String,
+    consumer: BaseConsumer,
+    /// Read up to here.
+    next: Vec<i64>,
+}
+
+impl Topic {
+    pub fn new(bootstrap: &str, name: &str, partitions: i32) -> Self {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", "plain-reader")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("fetch.wait.max.ms", "50")
+            .create()
+            .unwrap();
+        let mut topic = Self {
+            name: name.to_owned(),
+            consumer,
+            next: Vec::new(),
+        };
+        topic.grow(partitions);
+        topic
+    }
+
+    /// Follows more partitions, from their beginning.
+    pub fn grow(&mut self, partitions: i32) {
+        self.next.resize(usize::try_from(partitions).unwrap(), 0);
+        let mut assignment = TopicPartitionList::new();
+        for (partition, next) in (0..).zip(&self.next) {
+            assignment
+                .add_partition_offset(&self.name, partition, Offset::Offset(*next))
+                .unwrap();
+        }
+        self.consumer.assign(&assignment).unwrap();
+    }
+
+    /// High watermarks by partition.
+    pub fn ends(&self) -> Vec<i64> {
+        let end = |partition| {
+            let marks = self.consumer.fetch_watermarks(&self.name, partition, ASK);
+            marks.unwrap().1
+        };
+        (0..).take(self.next.len()).map(end).collect()
+    }
+
+    /// Every record that came since the last call, up to the ends as they are now.
+    pub fn read(&mut self) -> Vec<Raw> {
+        let ends = self.ends();
+        let deadline = Instant::now() + READ;
+        let mut read = Vec::new();
+        while self.next.iter().zip(&ends).any(|(next, end)| next < end) {
+            assert!(
+                Instant::now() < deadline,
+                "cannot read {} to its ends {ends:?}: it stands at {:?}",
+                self.name,
+                self.next
+            );
+            match self.consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => read.push(Raw {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    timestamp: message.timestamp().to_millis().unwrap(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: message.headers().map_or_else(Vec::new, |headers| {
+                        headers
+                            .iter()
+                            .map(|it| (it.key.to_owned(), it.value.map(<[u8]>::to_vec)))
+                            .collect()
+                    }),
+                }),
+                // Brokers come and go; the deadline is what counts.
+                Some(Err(_)) => {}
+                // Only at rest: asking after each record would be slow.
+                None => self.follow(),
+            }
+        }
+        read
+    }
+
+    /// The positions pass what is no record.
+    fn follow(&mut self) {
+        for element in self.consumer.position().unwrap().elements() {
+            if let Offset::Offset(next) = element.offset() {
+                self.next[usize::try_from(element.partition()).unwrap()] = next;
+            }
+        }
+    }
+}
+
+/// Committed offsets of a group, by partition; 0 where there is none.
+pub fn committed(bootstrap: &str, group: &str, topic: &str, partitions: i32) -> Vec<i64> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .create()
+        .unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition(topic, partition);
+    }
+    let found = consumer.committed_offsets(list, ASK).unwrap();
+    let offsets = found.elements();
+    offsets
+        .iter()
+        .map(|it| it.offset().to_raw().unwrap_or(0).max(0))
+        .collect()
+}
