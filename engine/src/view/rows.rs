@@ -26,6 +26,7 @@ pub(super) struct Rows {
     /// Of a view whose keys expire.
     expiry: Option<Expiry>,
     room: history::Room,
+    takes: Vec<aggregate::Taken>,
 }
 
 #[derive(Debug)]
@@ -64,6 +65,7 @@ impl Rows {
             indexes: Indexes::new(definition.index_count()),
             expiry: definition.expire_after().map(Expiry::new),
             room: history::Room::default(),
+            takes: Vec::new(),
         }
     }
 
@@ -167,7 +169,7 @@ impl Rows {
                         table,
                         indexes: &mut self.indexes,
                     }
-                    .apply(event, clock);
+                    .apply(event, clock, &mut self.takes);
                 }
                 false
             }

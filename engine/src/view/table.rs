@@ -23,6 +23,27 @@ struct Row<E> {
     dirty: bool,
 }
 
+/// A row in its table.
+#[derive(Debug)]
+pub(super) struct Found<'a, E> {
+    pub(super) entry: &'a mut E,
+    key: &'a Key,
+    is_dirty: &'a mut bool,
+    dirty: &'a mut Vec<Key>,
+    marked: &'a mut usize,
+}
+
+impl<E> Found<'_, E> {
+    /// The row is to be written to the state topic.
+    pub(super) fn mark(self) {
+        if !*self.is_dirty {
+            *self.is_dirty = true;
+            self.dirty.push(self.key.clone());
+            *self.marked += 1;
+        }
+    }
+}
+
 impl<E> Default for Table<E> {
     fn default() -> Self {
         Self {
@@ -44,8 +65,16 @@ impl<E> Table<E> {
         self.rows.get(key).map(|row| &row.entry)
     }
 
-    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut E> {
-        self.rows.get_mut(key).map(|row| &mut row.entry)
+    /// A row that may be changed and marked, looked up once.
+    pub(super) fn find_mut(&mut self, key: &str) -> Option<Found<'_, E>> {
+        let (key, row) = self.rows.get_key_value_mut(key)?;
+        Some(Found {
+            entry: &mut row.entry,
+            key,
+            is_dirty: &mut row.dirty,
+            dirty: &mut self.dirty,
+            marked: &mut self.marked,
+        })
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
@@ -79,16 +108,8 @@ impl<E> Table<E> {
 
     /// The row is to be written to the state topic.
     pub(super) fn mark(&mut self, key: &str) {
-        let Some((name, _)) = self.rows.get_key_value(key) else {
-            return;
-        };
-        let name = name.clone();
-        if let Some(row) = self.rows.get_mut(key)
-            && !row.dirty
-        {
-            row.dirty = true;
-            self.dirty.push(name);
-            self.marked += 1;
+        if let Some(row) = self.find_mut(key) {
+            row.mark();
         }
     }
 

@@ -20,7 +20,7 @@ pub(super) enum AllTime {
     /// Min and Max.
     Extreme(Option<Item>),
     /// First and Last, with its event time.
-    Edge(Option<(i64, Item)>),
+    Edge(Option<Box<(i64, Item)>>),
     Distinct(BTreeSet<Item>),
     Counts(BTreeMap<Item, u64>),
 }
@@ -58,7 +58,7 @@ impl AllTime {
     pub(super) fn would_change(&self, field: &Field, item: Option<&Item>, time: i64) -> bool {
         match (self, item) {
             (Self::Extreme(Some(kept)), Some(item)) => keep_best(field.compute, item, kept).is_gt(),
-            (Self::Edge(Some((kept, _))), Some(_)) => replaces(field.compute, time, *kept),
+            (Self::Edge(Some(kept)), Some(_)) => replaces(field.compute, time, kept.0),
             (Self::Distinct(kept), Some(item)) => !kept.contains(&item.clone().canonical()),
             _ => true,
         }
@@ -81,10 +81,12 @@ impl AllTime {
                 }
             }
             (Self::Edge(kept), Some(item)) => {
-                let later = |kept: &(i64, Item)| replaces(field.compute, time, kept.0);
-                if kept.as_ref().is_none_or(later) {
-                    let former = kept.replace((time, item.clone()));
-                    let former = former.map_or(0, |(_, item)| timed_weight(&item));
+                let later = kept
+                    .as_ref()
+                    .is_none_or(|kept| replaces(field.compute, time, kept.0));
+                if later {
+                    let former = kept.replace(Box::new((time, item.clone())));
+                    let former = former.map_or(0, |kept| timed_weight(&kept.1));
                     return difference(timed_weight(item), former);
                 }
             }
@@ -115,9 +117,7 @@ impl AllTime {
             Self::Sum(sum) => sum.to_json(),
             Self::Average { sum, count } => sum.mean(*count),
             Self::Extreme(kept) => kept.as_ref().map_or(Value::Null, Item::to_json),
-            Self::Edge(kept) => kept
-                .as_ref()
-                .map_or(Value::Null, |(_, item)| item.to_json()),
+            Self::Edge(kept) => kept.as_ref().map_or(Value::Null, |kept| kept.1.to_json()),
             Self::Distinct(kept) => Value::from(kept.len()),
             Self::Counts(counts) => most_frequent(
                 counts.iter().map(|(item, count)| (item, *count)),
@@ -130,7 +130,7 @@ impl AllTime {
         match self {
             Self::Count(_) | Self::Sum(_) | Self::Average { .. } => 0,
             Self::Extreme(kept) => kept.as_ref().map_or(0, Item::weight),
-            Self::Edge(kept) => kept.as_ref().map_or(0, |(_, item)| timed_weight(item)),
+            Self::Edge(kept) => kept.as_ref().map_or(0, |kept| timed_weight(&kept.1)),
             Self::Distinct(kept) => kept.iter().map(Item::weight).sum(),
             Self::Counts(counts) => counts.keys().map(timed_weight).sum(),
         }
@@ -150,9 +150,9 @@ impl AllTime {
             }
             Self::Edge(kept) => {
                 put_count(bytes, usize::from(kept.is_some()));
-                if let Some((time, item)) = kept {
-                    bytes.extend(time.to_le_bytes());
-                    item.encode(bytes);
+                if let Some(kept) = kept {
+                    bytes.extend(kept.0.to_le_bytes());
+                    kept.1.encode(bytes);
                 }
             }
             Self::Distinct(kept) => {
@@ -184,7 +184,7 @@ impl AllTime {
             Compute::First | Compute::Last => {
                 let kept: Vec<(i64, Item)> =
                     bytes.list(|bytes| Some((bytes.int()?, Item::decode(bytes)?)))?;
-                Self::Edge(at_most_one(kept)?)
+                Self::Edge(at_most_one(kept)?.map(Box::new))
             }
             Compute::CountDistinct => Self::Distinct(bytes.list(Item::decode)?),
             Compute::TopK => {

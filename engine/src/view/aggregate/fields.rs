@@ -43,7 +43,7 @@ pub(super) struct Input {
 
 /// What one event is to an input.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(in crate::view) enum Taken {
     /// It does not count.
     No,
     /// It counts, without a value.
@@ -152,20 +152,20 @@ impl Aggregate {
     ///
     /// # Errors
     /// An expression that fails, other than `of` on an absent field: then the event does not count.
-    pub(super) fn take(&self, value: &Document<'_>) -> Result<Vec<Taken>, Fault> {
-        self.inputs
-            .iter()
-            .map(|input| {
-                let value = if input.whole {
-                    Variable::Json(value.value())
-                } else {
-                    value.variable()
-                };
-                input
-                    .take(&OnlyValue(value))
-                    .map_err(|fault| fault.at(format_args!("aggregate field '{}'", input.name)))
-            })
-            .collect()
+    pub(super) fn take(&self, value: &Document<'_>, takes: &mut Vec<Taken>) -> Result<(), Fault> {
+        takes.clear();
+        for input in &self.inputs {
+            let value = if input.whole {
+                Variable::Json(value.value())
+            } else {
+                value.variable()
+            };
+            let taken = input
+                .take(&OnlyValue(value))
+                .map_err(|fault| fault.at(format_args!("aggregate field '{}'", input.name)))?;
+            takes.push(taken);
+        }
+        Ok(())
     }
 }
 

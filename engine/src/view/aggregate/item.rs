@@ -10,7 +10,7 @@ use serde_json::{Number, Value};
 use std::cmp::Ordering;
 
 #[derive(Clone, Debug)]
-pub(super) enum Item {
+pub(in crate::view) enum Item {
     Bool(bool),
     Int(i64),
     /// Over the range of ints.

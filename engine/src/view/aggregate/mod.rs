@@ -19,7 +19,7 @@ mod sliding;
 mod tests;
 mod total;
 
-pub(super) use fields::Aggregate;
+pub(super) use fields::{Aggregate, Taken};
 pub(super) use rows::{Applied, Rows};
 
 use super::latest::VALUE_BYTES_MAX;
@@ -31,7 +31,7 @@ use crate::names::header;
 use crate::record::Record;
 use all_time::AllTime;
 use codec::{Bytes, put_count};
-use fields::{Field, Taken};
+use fields::Field;
 use item::Item;
 use serde_json::{Map, Value, json};
 use sliding::Sliding;
@@ -155,7 +155,7 @@ impl Entry {
         self.newest
     }
 
-    /// What an event would do. `clock` is the fold's, the event included.
+    /// What an event would do, `at` being its time and origin. `clock` is the fold's, the event included; `takes` is memory to be used.
     ///
     /// # Errors
     /// An expression that fails; `AggregateFailed` where a value cannot be added; `TooLarge`.
@@ -163,15 +163,17 @@ impl Entry {
         &self,
         aggregate: &Aggregate,
         value: &Document<'_>,
-        time: i64,
-        origin: Origin,
+        at: (i64, Origin),
         clock: i64,
+        mut takes: Vec<Taken>,
     ) -> Result<Prepared, Fault> {
+        aggregate.take(value, &mut takes)?;
+        let (time, origin) = at;
         let mut prepared = Prepared {
             time,
             origin,
             clock,
-            takes: aggregate.take(value)?,
+            takes,
             tried: None,
             changed: time >= self.newest.0,
             late: false,
@@ -190,7 +192,8 @@ impl Entry {
             fits &= accumulator.accepts(field, item).is_ok();
             prepared.changed = prepared.changed || accumulator.would_change(field, item, time);
         }
-        if prepared.changed && (!fits || weight > VALUE_BYTES_MAX) {
+        // What cannot be added is refused even where it would change nothing.
+        if !fits || (prepared.changed && weight > VALUE_BYTES_MAX) {
             // What is about to be pruned may make room.
             let mut next = Box::new(self.clone());
             next.prune(aggregate, clock);
@@ -204,17 +207,15 @@ impl Entry {
         Ok(prepared)
     }
 
-    /// Folds an event that was prepared on this entry.
-    pub(super) fn commit(&mut self, aggregate: &Aggregate, prepared: Prepared) {
-        if !prepared.changed {
-            return;
-        }
-        if let Some(next) = prepared.tried {
+    /// Folds an event that was prepared on this entry. Gives the memory back.
+    pub(super) fn commit(&mut self, aggregate: &Aggregate, mut prepared: Prepared) -> Vec<Taken> {
+        if let Some(next) = prepared.tried.take() {
             *self = *next;
-        } else {
+        } else if prepared.changed {
             self.prune(aggregate, prepared.clock);
             self.add(aggregate, &prepared);
         }
+        prepared.takes
     }
 
     fn prune(&mut self, aggregate: &Aggregate, clock: i64) {

@@ -1,5 +1,6 @@
 //! The rows of an `aggregate` view in their table, and in the indexes over their fields.
 
+use super::fields::Taken;
 use super::{Aggregate, Entry};
 use crate::fault::Fault;
 use crate::json::Document;
@@ -26,7 +27,7 @@ pub(in crate::view) struct Applied {
 }
 
 impl Rows<'_> {
-    /// Folds an event; `clock` is the fold's, this event included.
+    /// Folds an event; `clock` is the fold's, this event included. `room` is memory that is used again and again.
     ///
     /// # Errors
     /// As [`Entry::prepare`], or an index expression that fails; all is as before then.
@@ -34,6 +35,7 @@ impl Rows<'_> {
         &mut self,
         event: &Projected<'_>,
         clock: i64,
+        room: &mut Vec<Taken>,
     ) -> Result<Applied, Fault> {
         let key = event.key.as_str();
         let Change::Put(value) = event.change else {
@@ -47,8 +49,10 @@ impl Rows<'_> {
             });
         };
         let (time, origin) = (event.time, event.origin);
-        if let Some(entry) = self.table.get_mut(key) {
-            let prepared = entry.prepare(self.aggregate, value, time, origin, clock)?;
+        let takes = std::mem::take(room);
+        if let Some(found) = self.table.find_mut(key) {
+            let entry = &mut *found.entry;
+            let prepared = entry.prepare(self.aggregate, value, (time, origin), clock, takes)?;
             let applied = Applied {
                 changed: prepared.changed,
                 late: prepared.late,
@@ -60,21 +64,21 @@ impl Rows<'_> {
                 self.indexes.replace(&event.key.to_key(), &former, now);
             }
             let before = entry.bytes();
-            entry.commit(self.aggregate, prepared);
+            *room = entry.commit(self.aggregate, prepared);
             let after = entry.bytes();
-            self.table.bytes = self.table.bytes - before + after;
             if applied.changed {
-                self.table.mark(key);
+                found.mark();
             }
+            self.table.bytes = self.table.bytes - before + after;
             return Ok(applied);
         }
         let mut entry = Entry::new(self.aggregate);
-        let prepared = entry.prepare(self.aggregate, value, time, origin, clock)?;
+        let prepared = entry.prepare(self.aggregate, value, (time, origin), clock, takes)?;
         let applied = Applied {
             changed: true,
             late: prepared.late,
         };
-        entry.commit(self.aggregate, prepared);
+        *room = entry.commit(self.aggregate, prepared);
         let places = self.places(key, &entry)?;
         let name = event.key.to_key();
         self.indexes.replace(&name, &Places::new(), places);

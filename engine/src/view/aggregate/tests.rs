@@ -57,9 +57,13 @@ impl<'a> Key<'a> {
         self.clock = self.clock.max(time);
         let document = Document::built(value.clone());
         let before = self.entry.clone();
-        let prepared = self
-            .entry
-            .prepare(self.aggregate, &document, time, origin, self.clock)?;
+        let prepared = self.entry.prepare(
+            self.aggregate,
+            &document,
+            (time, origin),
+            self.clock,
+            Vec::new(),
+        )?;
         assert_eq!(self.entry, before, "preparing changes nothing");
         let (changed, late) = (prepared.changed, prepared.late);
         self.entry.commit(self.aggregate, prepared);
@@ -534,7 +538,13 @@ fn an_index_reads_fields_over_all_time_only() {
     let origin = key.entry.newest().1;
     let prepared = key
         .entry
-        .prepare(&aggregate, &Document::built(next), 2, origin, 2)
+        .prepare(
+            &aggregate,
+            &Document::built(next),
+            (2, origin),
+            2,
+            Vec::new(),
+        )
         .unwrap();
     assert_eq!(
         key.entry.index_row_with(&aggregate, &prepared),
