@@ -25,8 +25,10 @@ mod expressions;
 mod folds;
 #[path = "../naive/mod.rs"]
 mod naive;
+mod records;
 mod simulation;
 mod stalls;
+mod state;
 mod world;
 
 use compare::Compared;
@@ -72,7 +74,7 @@ async fn views_are_the_models_on_the_memory_log() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_are_the_models_on_kafka() {
-    folds(Kind::Kafka, 2, 1_500, 100).await;
+    folds(Kind::Kafka, 1, 2_500, 150).await;
 }
 
 /// So many seeds at a time: most of a run is waiting.
