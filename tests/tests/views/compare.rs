@@ -5,10 +5,10 @@ use crate::naive::event::{Expression, Source, Taste, key_text};
 use crate::naive::order::{self, Lane};
 use crate::naive::rows::Rows;
 use crate::naive::{Change, Maybe, Origin, Raw};
-use crate::records::{change, decode};
+use crate::records::{change, decode, mark};
 use crate::world::World;
 use headwater_engine::names::{MARK_KEY, header};
-use headwater_engine::view::{Covered, Mark};
+use headwater_engine::view::Covered;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -311,7 +311,7 @@ impl Check<'_> {
                 .iter()
                 .filter(|raw| raw.key.as_deref() == Some(MARK_KEY))
             {
-                let mark: Mark = serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap();
+                let mark = mark(raw);
                 for covered in mark.covered {
                     let lane = lanes.get(&(covered.from, covered.partition));
                     let below = lane
@@ -337,7 +337,7 @@ impl Check<'_> {
 
 /// The clock after a mark: that of the source partition that is furthest behind, of those that have more to come.
 fn clock(covered: &mut BTreeMap<(u32, i32), Covered>, raw: &Raw) -> i64 {
-    let mark: Mark = serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap();
+    let mark = mark(raw);
     for it in mark.covered {
         let known = covered.entry((it.from, it.partition)).or_insert(it);
         if it.next >= known.next {

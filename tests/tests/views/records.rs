@@ -3,7 +3,13 @@
 use crate::naive::{Change, Origin, Raw};
 use headwater_engine::names::header;
 use headwater_engine::record::Record;
+use headwater_engine::view::Mark;
 use serde_json::Value;
+
+/// What a mark says.
+pub fn mark(raw: &Raw) -> Mark {
+    serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap()
+}
 
 /// A value's record in an input log or a state topic.
 pub fn change(raw: &Raw) -> Result<Change, String> {

@@ -10,8 +10,9 @@ use crate::chaos::{self, Chaos, Fates, Process};
 use crate::compare::Compared;
 use crate::events::Draw;
 use crate::folds::{self, Kind};
+use crate::records;
 use crate::world::{DEADLINE, World};
-use headwater_engine::record::NewRecord;
+use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::backoff::Random;
 use headwater_runtime::clock::Clock;
 use headwater_runtime::log::memory::Memory;
@@ -145,6 +146,22 @@ impl Fleet<'_> {
             .iter()
             .flat_map(|view| view.inputs(&self.world.prefix))
             .all(|partition| had.contains(&partition))
+            && self.views.iter().all(|view| self.is_written(view))
+    }
+
+    /// Whether the marks cover the whole input: what a process holds and never wrote is nobody's.
+    fn is_written(&self, view: &ViewSpec) -> bool {
+        let prefix = &self.world.prefix;
+        let state = self.world.read(&view.state_topic(prefix));
+        let input: Arc<str> = view.input_topic(prefix).into();
+        let partitions: Vec<_> = (0..view.partitions)
+            .map(|it| TopicPartition::new(Arc::clone(&input), it))
+            .collect();
+        let ends = self.world.log.ends(&partitions).unwrap();
+        ends.iter().zip(0..).all(|(end, partition)| {
+            let last = state.get(&partition).and_then(|records| records.last());
+            last.map_or(0, |raw| records::mark(raw).next) >= *end
+        })
     }
 
     async fn until_idle(&mut self) {

@@ -5,10 +5,10 @@ use crate::catalogue::sources;
 use crate::compare::Check;
 use crate::naive::rows::{Fold, Row, Rows};
 use crate::naive::{Origin, Raw};
-use crate::records::{change, with_record};
+use crate::records::{change, mark, with_record};
 use headwater_engine::key::Key;
 use headwater_engine::names::MARK_KEY;
-use headwater_engine::view::{Definition, Mark, Partition, View};
+use headwater_engine::view::{Definition, Partition, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -57,13 +57,13 @@ impl Check<'_> {
             .input
             .get(&partition)
             .map_or(&[][..], Vec::as_slice);
-        let mark = state
+        let last = state
             .iter()
             .rfind(|raw| raw.key.as_deref() == Some(MARK_KEY));
-        match (mark, input.last()) {
+        match (last, input.last()) {
             (None, None) => Ok(()),
             (Some(raw), Some(end)) => {
-                let mark: Mark = serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap();
+                let mark = mark(raw);
                 if mark.next <= end.offset {
                     return Err(format!(
                         "the last mark is {mark:?}, the input has {}",
@@ -77,7 +77,7 @@ impl Check<'_> {
                     )),
                 }
             }
-            (mark, end) => Err(format!("mark {mark:?} of an input that ends with {end:?}")),
+            (last, end) => Err(format!("mark {last:?} of an input that ends with {end:?}")),
         }
     }
 
