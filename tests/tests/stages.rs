@@ -20,6 +20,8 @@ mod faulty;
 mod joins;
 #[path = "stages/life.rs"]
 mod life;
+#[path = "stages/look.rs"]
+mod look;
 #[path = "stages/models.rs"]
 mod models;
 #[path = "stages/views.rs"]
@@ -45,6 +47,13 @@ macro_rules! on_both_logs {
 
 on_both_logs!(
     answers::two_turns_remember,
+    look::a_running_view_is_looked_into,
+    look::a_record_is_gone_past_once_somebody_decides,
+    look::whoever_holds_a_view_follows_its_stage_past_a_record,
+    look::an_input_made_anew_is_gone_on_with_where_somebody_decides,
+    look::lost_positions_are_found_again_where_somebody_decides,
+    look::every_replica_serves_every_row_as_fresh_as_the_log,
+    look::offsets_of_a_group_are_seen_and_set_from_outside,
     answers::an_update_is_in_the_next_answer,
     faults::bad_records_are_dead_letters,
     faults::a_failing_model_is_given_up_and_the_next_key_goes_on,
@@ -68,6 +77,7 @@ on_both_logs!(
     joins::after_a_crash_joins_are_read_again_only_for_what_was_not_committed,
     joins::a_join_reaches_through_two_hops,
     joins::a_join_waits_for_its_view_and_says_so,
+    joins::what_comes_in_during_a_wait_has_a_wait_of_its_own,
     joins::a_stage_that_waits_for_a_join_ends_at_once_and_loses_nothing,
     joins::replicas_share_an_intake_with_joins_and_hand_it_over,
     joins::what_fails_with_its_join_is_a_dead_letter_or_stops,

@@ -5,7 +5,10 @@
 use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, ready, until};
 use crate::flight;
 use headwater_engine::config::Stage;
-use headwater_engine::record::NewRecord;
+use headwater_engine::key::partition_of;
+use headwater_engine::names::{MARK_KEY, header};
+use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_engine::view::{Covered, Mark, Origin};
 use headwater_runtime::log::TopicSpec;
 use headwater_runtime::stage::{self, Handle};
 use serde_json::{Value, json};
@@ -232,6 +235,102 @@ pub async fn a_join_waits_for_its_view_and_says_so(bed: Bed) {
     desk.crash().await;
 }
 
+/// Writes what the intake of `tickets` would: these rows, then marks that cover the questions up to `ends`.
+fn write_tickets(bed: &Bed, rows: &[(&str, Value)], ends: &[i64]) {
+    let topic = bed.topic("view.tickets.000001-in");
+    let record = |partition, key: &[u8], value: Vec<u8>, headers| NewRecord {
+        topic: topic.clone(),
+        partition: Some(partition),
+        key: Some(key.to_vec()),
+        value: Some(value),
+        headers,
+        timestamp: None,
+    };
+    let origin = Origin {
+        from: 0,
+        partition: 0,
+        offset: 0,
+    };
+    let headers = vec![
+        (header::SOURCE.to_owned(), Some(origin.encode())),
+        (header::TIME.to_owned(), Some(b"1".to_vec())),
+    ];
+    let covered = (0..).zip(ends).map(|(partition, next)| Covered {
+        from: 0,
+        partition,
+        next: *next,
+        time: 1,
+        idle: true,
+    });
+    let mark = Mark {
+        next: 0,
+        at: -1,
+        clock: 1,
+        covered: covered.collect(),
+    };
+    let mark = serde_json::to_vec(&mark).unwrap();
+    let mut records: Vec<NewRecord> = rows
+        .iter()
+        .map(|(key, value)| {
+            let partition = partition_of(key.as_bytes(), PARTITIONS);
+            let value = serde_json::to_vec(value).unwrap();
+            record(partition, key.as_bytes(), value, headers.clone())
+        })
+        .collect();
+    records.extend((0..PARTITIONS).map(|p| record(p, MARK_KEY, mark.clone(), Vec::new())));
+    bed.writer().write(&records).unwrap();
+}
+
+pub async fn what_comes_in_during_a_wait_has_a_wait_of_its_own(bed: Bed) {
+    create(&bed);
+    let mut writer = bed.writer();
+    let questions: Vec<TopicPartition> = (0..PARTITIONS)
+        .map(|partition| TopicPartition::new(bed.topic("questions"), partition))
+        .collect();
+    let delay = |n: usize| {
+        let value = json!({"n": n, "ticket": format!("q{n}")});
+        bed.record("delays", &format!("d{n}"), &value)
+    };
+    writer.write(&[question(&bed, 1)]).unwrap();
+    writer.write(&[delay(1)]).unwrap();
+    let first = bed.log.ends(&questions).unwrap();
+    let desk = bed.start(&joining(&bed, "desk"));
+    until(&desk, "waiting", |desk| {
+        let problems = desk.status().problems;
+        problems.iter().any(|problem| {
+            problem.reason == "WaitingForJoin" && problem.message.contains(&bed.topic("questions"))
+        })
+    })
+    .await;
+    // Both come while it waits for the first one's ticket.
+    writer.write(&[question(&bed, 2)]).unwrap();
+    writer.write(&[delay(2)]).unwrap();
+    until(&desk, "holding both", |desk| {
+        desk.status().parts["intake"].in_flight == 2
+    })
+    .await;
+    write_tickets(&bed, &[("q1", json!("first"))], &first);
+    let begun = Instant::now();
+    let seen = loop {
+        let seen = input(&bed, "desk");
+        if !seen.is_empty() {
+            break seen;
+        }
+        assert!(begun.elapsed() < DEADLINE, "{:#?}", desk.status());
+    };
+    assert_eq!(seen.len(), 1, "the second ticket is not there yet");
+    assert_eq!(seen[0].value, json!({"n": 1, "ticket": "first"}));
+    let second = bed.log.ends(&questions).unwrap();
+    write_tickets(&bed, &[("q2", json!("second"))], &second);
+    idle(&bed, &[&desk]).await;
+    let seen = input(&bed, "desk");
+    assert_eq!(seen.len(), 2);
+    let last = seen.iter().find(|seen| seen.key == "d2").unwrap();
+    assert_eq!(last.value, json!({"n": 2, "ticket": "second"}));
+    assert_eq!(desk.status().problems, []);
+    desk.crash().await;
+}
+
 pub async fn a_stage_that_waits_for_a_join_ends_at_once_and_loses_nothing(bed: Bed) {
     create(&bed);
     let mut writer = bed.writer();
@@ -330,7 +429,7 @@ pub async fn what_fails_with_its_join_is_a_dead_letter_or_stops(bed: Bed) {
     idle(&bed, &[&tickets]).await;
     let seen = input(&bed, "tickets");
     assert_eq!(seen.iter().filter(|seen| seen.key == "q").count(), 3);
-    let partition = |key: &str| headwater_engine::key::partition_of(key.as_bytes(), PARTITIONS);
+    let partition = |key: &str| partition_of(key.as_bytes(), PARTITIONS);
     let on: Vec<String> = (0..20)
         .map(|n| format!("o{n}"))
         .filter(|key| partition(key) != partition("q"))
