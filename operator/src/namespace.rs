@@ -15,7 +15,7 @@ use crate::judge::{self, Verdict};
 use crate::kafka::{Answer, Clusters};
 use crate::kept::Archive;
 use crate::metrics::Metrics;
-use crate::plan::{self, Plan, Stage, plan_generations, view_workload};
+use crate::plan::{self, Plan, Stage, agent_workload, plan_generations, view_workload};
 use crate::reason::Reason;
 use crate::removals::{Removals, Removed};
 use crate::resources::{Id, Kind};
@@ -495,7 +495,7 @@ fn workloads(
             );
         }
         Kind::Agent => {
-            workloads.insert(format!("{name}-agent"));
+            workloads.insert(agent_workload(name));
         }
         Kind::KafkaCluster | Kind::Model | Kind::EventSource | Kind::ToolServer => {}
     }

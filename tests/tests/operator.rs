@@ -181,7 +181,11 @@ impl Bed {
             if let Some(text) = view["status"][field].as_str() {
                 return text.to_owned();
             }
-            assert!(Instant::now() < deadline, "no {field} in {}", view["status"]);
+            assert!(
+                Instant::now() < deadline,
+                "no {field} in {}",
+                view["status"]
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -215,7 +219,15 @@ impl Bed {
                 let pod = format!("{set}-{ordinal}");
                 if self.get("pod", &pod).is_some() {
                     let mut patch = self.control_plane.kubectl();
-                    patch.args(["patch", "pod", &pod, "-n", &self.namespace, "--subresource=status", "-p"]);
+                    patch.args([
+                        "patch",
+                        "pod",
+                        &pod,
+                        "-n",
+                        &self.namespace,
+                        "--subresource=status",
+                        "-p",
+                    ]);
                     patch.arg(ready.to_string());
                     // The controller may just have replaced it.
                     let _replaced = patch.stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -348,7 +360,10 @@ fn agent(name: &str, trigger: &str, views: &[&str]) -> Value {
     resource(
         "Agent",
         name,
-        json!({"trigger": {"sourceRef": {"name": trigger}}, "context": slots, "prompt": {"user": "{{ event }}"}}),
+        json!({
+            "trigger": {"sourceRef": {"name": trigger}}, "context": slots, "prompt": {"user": "{{ event }}"},
+            "outputs": [{"name": "copy", "sourceRef": {"name": trigger}}],
+        }),
     )
 }
 
@@ -536,7 +551,8 @@ fn semantics_21_a_changed_view_is_built_beside_and_readers_move_when_it_is_ready
         "{message}"
     );
     bed.eventually("the new stage is there", || {
-        bed.get("statefulset", &format!("orders-{second}")).is_some()
+        bed.get("statefulset", &format!("orders-{second}"))
+            .is_some()
     });
     // Both have their topics and stage, and the reader has the old one, through a restart of the operator.
     bed.stop(operator);
@@ -559,7 +575,8 @@ fn semantics_21_a_changed_view_is_built_beside_and_readers_move_when_it_is_ready
     });
     let third = bed.status("orders", "building");
     bed.eventually("the superseded one is gone", || {
-        bed.get("statefulset", &format!("orders-{second}")).is_none()
+        bed.get("statefulset", &format!("orders-{second}"))
+            .is_none()
             && !bed.topic_exists(&bed.state_topic("orders", &second))
     });
     assert_eq!(bed.read_by("desk", "orders"), first);

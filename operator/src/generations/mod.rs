@@ -11,7 +11,9 @@ pub(crate) use complete::{Look, Seen};
 pub(crate) use step::{Complete, Phase, Step};
 
 use crate::build;
-use crate::plan::{Folded, Generation, Generations, Plan, Stage, generation, joined_first};
+use crate::plan::{
+    Folded, Generation, Generations, Plan, Stage, agent_workload, generation, joined_first, working,
+};
 use crate::resources::{Id, Kind};
 use crate::snapshot::Snapshot;
 use crate::validate::{Validation, checked::View};
@@ -68,7 +70,7 @@ pub(crate) struct Progress {
 pub(crate) fn settle(around: &Around<'_>) -> Settled {
     let mut settled = Settled::default();
     let mut read: BTreeMap<String, Folded> = BTreeMap::new();
-    let readers = Readers::of(around.sets.values().map(Arc::as_ref));
+    let readers = Readers::of(around.sets, around.validation);
     for name in joined_first(&around.validation.views) {
         let id = Id::new(Kind::ContextView, name);
         let alive = |snapshot: &&Snapshot| snapshot.id == id && snapshot.deleting.is_none();
@@ -152,18 +154,16 @@ fn one(
         complete,
     };
     let step = step(&facts);
-    // Asked until it is decided, and on while the answer is no: somebody may change the topic.
-    let open = step.building.as_deref() != Some(wanted.id())
-        && step.served.as_deref() != Some(wanted.id());
-    if open && facts.served.is_some() && view.rebuild == Rebuild::IfComplete {
+    let begun = facts.building.as_deref() == Some(wanted.id())
+        || facts.served.as_deref() == Some(wanted.id());
+    // Asked until the status says that it is decided, and on while the answer is no: somebody may change the topic.
+    if !begun && facts.served.is_some() && view.rebuild == Rebuild::IfComplete {
         settled
             .looks
             .entry(view.cluster.clone())
             .or_default()
             .extend(complete::looks(&folded.config, &folded.sources));
     }
-    let begun = facts.building.as_deref() == Some(wanted.id())
-        || facts.served.as_deref() == Some(wanted.id());
     let planned = Generations {
         read: step.read.as_ref().and_then(kept).map(|kept| kept.folded),
         stages: step
@@ -302,43 +302,60 @@ struct Readers {
 struct Reader {
     id: Id,
     reads: BTreeMap<String, String>,
-    /// Pods of a former configuration may still run; what they read is not known.
-    unsettled: bool,
+    /// Views of which it may read any generation: pods of a former configuration may still run, or it was just made.
+    unknown: BTreeSet<String>,
 }
 
 impl Readers {
-    fn of<'a>(sets: impl Iterator<Item = &'a StatefulSet>) -> Self {
-        let all = sets.filter_map(|set| {
-            let reads = build::reads_of(set)?;
-            let kind = match build::owner_of(set)? {
-                Owner::Agent => Kind::Agent,
-                // A view that joins no other reads none.
-                Owner::View if !reads.is_empty() => Kind::ContextView,
-                Owner::View | Owner::Source => return None,
+    fn of(sets: &BTreeMap<String, Arc<StatefulSet>>, validation: &Validation) -> Self {
+        let mut all = Vec::new();
+        for set in sets.values() {
+            let (Some(reads), Some(owner), Some(name)) = (
+                build::reads_of(set),
+                build::owner_of(set),
+                build::instance_of(set),
+            ) else {
+                continue;
             };
-            Some(Reader {
-                id: Id::new(kind, build::instance_of(set)?),
+            // A view that joins no other reads none.
+            if owner == Owner::View && reads.is_empty() {
+                continue;
+            }
+            let kind = if owner == Owner::Agent {
+                Kind::Agent
+            } else {
+                Kind::ContextView
+            };
+            let settled = is_rolled_out(set) && set.metadata.deletion_timestamp.is_none();
+            all.push(Reader {
+                id: Id::new(kind, name),
                 reads,
-                unsettled: !is_rolled_out(set) || set.metadata.deletion_timestamp.is_some(),
-            })
-        });
-        Self { all: all.collect() }
+                unknown: if settled {
+                    BTreeSet::new()
+                } else {
+                    validation.views.keys().cloned().collect()
+                },
+            });
+        }
+        // Created a moment ago, it may not be in the store yet.
+        for (name, agent) in working(&validation.agents) {
+            if !sets.contains_key(&agent_workload(name)) {
+                all.push(Reader {
+                    id: Id::new(Kind::Agent, name),
+                    reads: BTreeMap::new(),
+                    unknown: agent.views.clone(),
+                });
+            }
+        }
+        Self { all }
     }
 
     fn used(&self, view: &str, stages: &BTreeMap<String, Found>) -> BTreeSet<String> {
-        let mut used: BTreeSet<String> = self
-            .all
-            .iter()
-            .filter_map(|reader| reader.reads.get(view).cloned())
-            .collect();
-        if self.all.iter().any(|reader| reader.unsettled) {
-            let going = |found: &Found| *found == Found::Going;
-            used.extend(
-                stages
-                    .iter()
-                    .filter(|(_, found)| !going(found))
-                    .map(|(generation, _)| generation.clone()),
-            );
+        let read = |reader: &Reader| reader.reads.get(view).cloned();
+        let mut used: BTreeSet<String> = self.all.iter().filter_map(read).collect();
+        if self.all.iter().any(|reader| reader.unknown.contains(view)) {
+            let there = stages.iter().filter(|(_, found)| **found != Found::Going);
+            used.extend(there.map(|(generation, _)| generation.clone()));
         }
         used
     }
@@ -348,7 +365,7 @@ impl Readers {
             .iter()
             .filter(|reader| {
                 let other = reader.reads.get(view).is_some_and(|read| read != wanted);
-                other || reader.unsettled
+                other || reader.unknown.contains(view)
             })
             .map(|reader| reader.id.clone())
             .collect()

@@ -87,7 +87,7 @@ impl Stage {
     pub fn workload(&self) -> String {
         match &self.generation {
             Some(generation) => view_workload(&self.name, generation),
-            None => format!("{}-{}", self.name, self.kind),
+            None => agent_workload(&self.name),
         }
     }
 
@@ -106,6 +106,11 @@ impl Stage {
 /// Name of the objects of a generation of a view.
 pub(crate) fn view_workload(view: &str, generation: &str) -> String {
     format!("{view}-{generation}")
+}
+
+/// Name of an agent's objects.
+pub(crate) fn agent_workload(agent: &str) -> String {
+    format!("{agent}-{}", Owner::Agent)
 }
 
 /// Plans all that works, each view as the only generation that its resource asks for.

@@ -11,10 +11,15 @@ use futures::FutureExt;
 use futures::future::Shared;
 use headwater_engine::record::TopicPartition;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// How often it is looked whether topics have more partitions.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// High watermarks of the partitions that the views come from.
 pub(super) type Ends = Arc<BTreeMap<TopicPartition, i64>>;
@@ -37,7 +42,7 @@ impl Service {
         let (questions, asked) = channel();
         thread::Builder::new()
             .name("ends".to_owned())
-            .spawn(move || serve(&*log, &life, &partitions, &asked))
+            .spawn(move || serve(&*log, &life, partitions, &asked))
             .map_err(Error::Thread)?;
         Ok(Self { questions })
     }
@@ -53,16 +58,17 @@ impl Service {
 fn serve(
     log: &dyn Log,
     life: &Life,
-    partitions: &[TopicPartition],
+    mut partitions: Vec<TopicPartition>,
     asked: &Receiver<oneshot::Sender<Ends>>,
 ) {
+    let mut looked = Instant::now();
     // Ends with its stage: the last sender goes with the stage's loop.
     while let Ok(first) = asked.recv() {
         let waiting: Vec<_> = std::iter::once(first).chain(asked.try_iter()).collect();
         let ends = if partitions.is_empty() {
             Ok(Vec::new())
         } else {
-            persist(life, "ends", || log.ends(partitions))
+            persist(life, "ends", || log.ends(&partitions))
         };
         let ends = match ends {
             Ok(ends) => ends,
@@ -78,5 +84,29 @@ fn serve(
             // Whoever asked may have gone.
             let _ = question.send(Arc::clone(&ends));
         }
+        // After the answer, which nobody shall wait for.
+        if looked.elapsed() >= LOOK_AGAIN {
+            looked = Instant::now();
+            partitions = grown(log, partitions);
+        }
     }
+}
+
+/// The partitions, with those that their topics got since. Where that cannot be told now, it is looked again later.
+fn grown(log: &dyn Log, partitions: Vec<TopicPartition>) -> Vec<TopicPartition> {
+    let topics: BTreeSet<Arc<str>> = partitions
+        .iter()
+        .map(|partition| Arc::clone(&partition.topic))
+        .collect();
+    let names: Vec<String> = topics.iter().map(ToString::to_string).collect();
+    let Ok(found) = log.topics(&names) else {
+        return partitions;
+    };
+    let mut all: BTreeSet<TopicPartition> = partitions.into_iter().collect();
+    for (topic, info) in topics.into_iter().zip(found) {
+        for partition in 0..info.map_or(0, |info| info.partitions) {
+            all.insert(TopicPartition::new(Arc::clone(&topic), partition));
+        }
+    }
+    all.into_iter().collect()
 }
