@@ -27,7 +27,8 @@ pub enum Error {
     /// The transaction was aborted; its records may be sent again in the next.
     #[error("transaction was aborted: {reason}")]
     Abort { reason: String },
-    /// Another process took over this transactional id or group membership: this one has to end.
+    /// Of a group's member: another process took over, and this one has to end. Of a writer: its id was opened again elsewhere, or its
+    /// transaction was open for too long; it is of no use any more, and whether it committed is not known.
     #[error("fenced by another process: {reason}")]
     Fenced { reason: String },
     /// It is not known whether the transaction was committed: make a new writer with the same id

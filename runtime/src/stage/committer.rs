@@ -3,6 +3,10 @@
 //! A batch stays what it is until its fate is known: after an abort it is sent again as it stands, and
 //! where it is not known whether it was committed, a new writer under the same id ends the old
 //! transaction and the group's offsets tell. So no batch is applied twice, and none is lost.
+//!
+//! A fenced writer is no proof that another process took over: Kafka fences one whose transaction was open
+//! for too long as well (this process stood still, or the broker did). The group's membership decides: who
+//! really was replaced learns it from its group, and ends there.
 //! Waiting between tries is the caller's: its loop has to go on polling.
 
 use super::Error;
@@ -18,6 +22,9 @@ const BACKOFF: Backoff = Backoff {
     initial: Duration::from_millis(10),
     max: Duration::from_secs(2),
 };
+
+/// Longer than a member takes to learn that another process has its static id: a heartbeat, each 3 s.
+const REPLACED: Duration = Duration::from_secs(4);
 
 pub(super) struct Committer {
     log: Arc<dyn Log>,
@@ -132,8 +139,14 @@ impl Committer {
     }
 
     fn later(&mut self, error: log::Error) -> Result<Outcome, Error> {
+        let mut least = Duration::ZERO;
         match &error {
-            log::Error::Fenced { .. } | log::Error::Fatal { .. } => return Err(error.into()),
+            log::Error::Fatal { .. } => return Err(error.into()),
+            log::Error::Fenced { .. } => {
+                self.in_doubt = true;
+                self.writer = None;
+                least = REPLACED;
+            }
             log::Error::Undecided { .. } => {
                 self.in_doubt = true;
                 self.writer = None;
@@ -149,7 +162,7 @@ impl Committer {
             .get_or_create(&self.label)
             .inc();
         self.failures += 1;
-        let wait = BACKOFF.after(self.failures, &self.random);
+        let wait = BACKOFF.after(self.failures, &self.random).max(least);
         self.retry_at = Some(Instant::now() + wait);
         tracing::warn!(id = self.id, error = %error, wait_ms = wait.as_millis(), "transaction is tried again");
         Ok(Outcome::Later)

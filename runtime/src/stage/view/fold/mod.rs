@@ -284,6 +284,8 @@ impl Fold {
         if assigned.is_empty() {
             return Ok(());
         }
+        // What this replica itself left undecided is decided now, not when it times out.
+        persist(&self.life, "transactional id", || self.committer.open())?;
         // Asked before the state is read: a predecessor's transaction is decided by then.
         let committed = persist(&self.life, "committed offsets", || {
             group.committed(assigned)
@@ -419,6 +421,7 @@ impl Fold {
             batch.parts.remove(&number);
             if batch.parts.is_empty() {
                 self.pending = None;
+                self.committer.forget();
             }
         }
     }
