@@ -20,6 +20,7 @@ use crate::record::{Position, Record};
 use jsonschema::Validator;
 use jsonschema::error::ValidationErrorKind;
 use serde_json::{Map, Number, Value};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// How far an event time may be past its record's timestamp: further, and it would expire all else.
@@ -100,6 +101,8 @@ pub struct Source {
     /// Whether the schema says `number` anywhere.
     has_doubles: bool,
     lending: lent::Lending,
+    /// SHA-256 of the configuration: what decodes alike has the same.
+    identity: [u8; 32],
     key: Option<Expression>,
     event_time: Option<Expression>,
     invalid_records: config::InvalidRecords,
@@ -152,8 +155,11 @@ impl Source {
             && config.envelope == config::Envelope::None
             && validator.is_none()
             && !has_doubles;
+        // A configuration always has a JSON form.
+        let identity = Sha256::digest(serde_json::to_vec(config).unwrap_or_default()).into();
         Ok(Self {
             lending,
+            identity,
             name: config.name.clone(),
             topic: config.topic.as_str().into(),
             format: config.format,

@@ -7,7 +7,7 @@ use crate::expr::{Expression, Variable, Variables};
 use crate::fault::Fault;
 use crate::json::Document;
 use crate::json::scan::Scanner;
-use crate::key::Text;
+use crate::key::{Key, Text};
 use crate::record::Record;
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -27,6 +27,18 @@ pub struct Lent<'a> {
     headers: OnceLock<Value>,
     /// Whether `event` is handed over parsed, as an expression uses it other than by its fields.
     whole: bool,
+}
+
+impl Lent<'_> {
+    /// Partition and offset of the record.
+    pub(crate) fn place(&self) -> (i32, i64) {
+        (self.record.partition, self.record.offset)
+    }
+
+    /// Whether `event` is to be handed over parsed, for expressions that use it other than by its fields.
+    pub(crate) fn set_whole(&mut self, whole: bool) {
+        self.whole = whole;
+    }
 }
 
 impl Variables for Lent<'_> {
@@ -68,6 +80,23 @@ impl Lending {
 }
 
 impl Source {
+    /// Whether another source gives the same events for the same records.
+    pub(crate) fn decodes_as(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
+    /// Gives the keys of events, one record after the other: for whoever writes records of the source. A fault where
+    /// the record is none of the source's.
+    pub fn keys(&self) -> impl FnMut(&Record<'_>) -> Result<Option<Key>, Fault> {
+        let mut scanner = Scanner::default();
+        move |record| {
+            Ok(self
+                .lend(record, &mut scanner, false)?
+                .key
+                .map(|key| key.to_key()))
+        }
+    }
+
     /// As [`Source::decode`], borrowing from the record and from the scanner. `whole` says whether an expression of the reader uses
     /// `event` other than by its fields.
     ///

@@ -1,7 +1,7 @@
 //! A view as it was declared, compiled: how a record of each source becomes a change of one key.
 
 use super::aggregate::Aggregate;
-use super::from::{self, From, NoViews};
+use super::from::{self, From};
 use super::indexes::Places;
 use super::origin::{self, Origin};
 use crate::config::{self, Fold, IndexKey, Input};
@@ -13,6 +13,7 @@ use crate::key::Text;
 use crate::lookup::Views;
 use crate::problem::{CompileError, reason};
 use crate::record::Record;
+use crate::source::Lent;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -187,34 +188,41 @@ impl Definition {
             .map_err(|fault| self.at(from, fault))
     }
 
-    /// Hands over what a record of the `from` entry at `place` does; `None` where it does nothing. Joins find nothing.
+    /// Whether both views read the same source, and as the only one: an event that one lent is the one that the other would lend.
+    pub(super) fn lends_as(&self, other: &Self) -> bool {
+        match (self.from.as_slice(), other.from.as_slice()) {
+            ([from], [other]) => from.lends_as(other),
+            _ => false,
+        }
+    }
+
+    /// The event of a record of the `from` entry at `place`.
     ///
     /// # Errors
-    /// The record's fault: it does not decode, an expression fails on it, it has no key.
+    /// The record's fault: it does not decode. [`Definition::project`] says where.
+    pub(super) fn lend<'a>(
+        &self,
+        place: u32,
+        record: &Record<'a>,
+        scanner: &'a mut Scanner,
+    ) -> Result<Lent<'a>, Fault> {
+        self.entry(place)?.lend(record, scanner)
+    }
+
+    /// Hands over what an event of the `from` entry at `place` does; `None` where it does nothing. Joins read `views` now.
+    ///
+    /// # Errors
+    /// The event's fault: it does not decode, an expression fails on it, it has no key.
     pub(super) fn project<T>(
         &self,
         place: u32,
-        record: &Record<'_>,
-        scanner: &mut Scanner,
-        then: impl FnOnce(Projected<'_>) -> T,
-    ) -> Result<Option<T>, Fault> {
-        self.project_joined(place, record, scanner, &NoViews, then)
-    }
-
-    /// The same with joins, which read `views` now.
-    ///
-    /// # Errors
-    /// As [`Definition::project`].
-    pub(super) fn project_joined<T>(
-        &self,
-        place: u32,
-        record: &Record<'_>,
-        scanner: &mut Scanner,
+        event: Result<&mut Lent<'_>, Fault>,
         views: &dyn Views,
         then: impl FnOnce(Projected<'_>) -> T,
     ) -> Result<Option<T>, Fault> {
         let from = self.entry(place)?;
-        from.project(&self.fold, place, record, scanner, views, then)
+        event
+            .and_then(|event| from.project(&self.fold, place, event, views, then))
             .map_err(|fault| self.at(from, fault))
     }
 

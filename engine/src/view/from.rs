@@ -153,38 +153,56 @@ impl From {
         }
     }
 
-    /// Hands over what a record does; `None` where it does nothing. `place` is the entry's among those of its view.
+    /// Whether an event that the other entry lent is the one that this entry would lend.
+    pub(super) fn lends_as(&self, other: &Self) -> bool {
+        self.source.decodes_as(&other.source)
+    }
+
+    /// The event of a record, for [`From::project`].
     ///
     /// # Errors
-    /// The record's fault: it does not decode, an expression fails on it, it has no key.
+    /// The record's fault: it does not decode.
+    pub(super) fn lend<'a>(
+        &self,
+        record: &Record<'a>,
+        scanner: &'a mut Scanner,
+    ) -> Result<Lent<'a>, Fault> {
+        self.source.lend(record, scanner, self.whole)
+    }
+
+    /// Hands over what an event does; `None` where it does nothing. `place` is the entry's among those of its view.
+    ///
+    /// # Errors
+    /// The event's fault: an expression fails on it, it has no key.
     pub(super) fn project<T>(
         &self,
         fold: &Fold,
         place: u32,
-        record: &Record<'_>,
-        scanner: &mut Scanner,
+        event: &mut Lent<'_>,
         views: &dyn Views,
         then: impl FnOnce(Projected<'_>) -> T,
     ) -> Result<Option<T>, Fault> {
-        let event = self.source.lend(record, scanner, self.whole)?;
-        if !self.passes(fold, &event)? {
+        event.set_whole(self.whole);
+        let event = &*event;
+        if !self.passes(fold, event)? {
             return Ok(None);
         }
+        let (partition, offset) = event.place();
         let origin = Origin {
             from: place,
-            partition: record.partition,
-            offset: record.offset,
+            partition,
+            offset,
         };
         if self.joins.is_empty() && event.before.is_null() {
-            return self.hand_over(fold, origin, &event, &event, then).map(Some);
+            return self.hand_over(fold, origin, event, event, then).map(Some);
         }
         let alone = Scope {
-            event: &event,
+            event,
             joined: None,
         };
         let joined = self.join(&alone, views)?;
         let scope = Scope {
-            event: &event,
+            event,
             joined: Some(&joined),
         };
         if !event.null
@@ -194,7 +212,7 @@ impl From {
         {
             return Ok(None);
         }
-        self.hand_over(fold, origin, &event, &scope, then).map(Some)
+        self.hand_over(fold, origin, event, &scope, then).map(Some)
     }
 
     /// Semantics 4: a null event deletes, where its key can be told and there is something to delete. Others pass a filter that needs no join.

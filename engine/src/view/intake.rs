@@ -214,28 +214,25 @@ impl Intake {
         record: &Record<'_>,
         views: &dyn Views,
     ) -> Result<Option<(i64, Put)>, Fault> {
-        let projected = self.definition.project_joined(
-            from,
-            record,
-            &mut Scanner::default(),
-            views,
-            |event| {
-                let value = match event.change {
-                    Change::Drop => None,
-                    Change::Put(document) => {
-                        let mut room = Vec::new();
-                        let kept = document.kept(&mut room);
-                        latest::check_size(kept.len())?;
-                        Some(kept.to_vec())
-                    }
-                };
-                let put = Put {
-                    key: event.key.to_key(),
-                    value,
-                };
-                Ok((event.time, put))
-            },
-        )?;
+        let mut scanner = Scanner::default();
+        let mut event = self.definition.lend(from, record, &mut scanner);
+        let event = event.as_mut().map_err(|fault| fault.clone());
+        let projected = self.definition.project(from, event, views, |event| {
+            let value = match event.change {
+                Change::Drop => None,
+                Change::Put(document) => {
+                    let mut room = Vec::new();
+                    let kept = document.kept(&mut room);
+                    latest::check_size(kept.len())?;
+                    Some(kept.to_vec())
+                }
+            };
+            let put = Put {
+                key: event.key.to_key(),
+                value,
+            };
+            Ok((event.time, put))
+        })?;
         projected.transpose()
     }
 

@@ -27,7 +27,7 @@ mod tests;
 
 pub use definition::{Change, Definition, Projected};
 pub use origin::{Covered, Mark, Origin};
-pub use partition::{Folded, Partition};
+pub use partition::{Folded, Partition, fold_each};
 
 use crate::config::Fold;
 use crate::key::Key;

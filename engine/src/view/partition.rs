@@ -6,6 +6,7 @@
 use super::Row;
 use super::aggregate::Applied;
 use super::definition::{Change, Definition, Projected};
+use super::from::NoViews;
 use super::origin::{Covered, Mark, Origin, invalid, provenance};
 use super::rows::Rows;
 use crate::config::{Fold, Input};
@@ -15,6 +16,7 @@ use crate::json::{self, Document};
 use crate::key::{Key, Text};
 use crate::names;
 use crate::record::{NewRecord, Position, Record};
+use crate::source::Lent;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -124,42 +126,29 @@ impl Partition {
 
     /// Folds one record of the input log. One that was folded before (below [`Partition::next`]) does nothing.
     pub fn fold(&mut self, record: &Record<'_>) -> Folded {
-        if record.offset < self.next {
+        if !self.begin(record) {
             return Folded::default();
         }
-        self.next = record.offset + 1;
-        self.at = record.timestamp;
         let folded = match self.definition.input() {
-            Input::Source { .. } => self.fold_source(record),
+            Input::Source { .. } => {
+                let mut event = self.definition.lend(0, record, &mut self.scanner);
+                let event = event.as_mut().map_err(|fault| fault.clone());
+                fold_event(&self.definition, &mut self.rows, &mut self.clock, event)
+            }
             Input::Own { .. } if record.key == Some(names::MARK_KEY) => self.take_covered(record),
             Input::Own { .. } => self.fold_projected(record),
         };
-        match folded {
-            Ok(Applied { changed, late }) => Folded {
-                changed,
-                late,
-                fault: None,
-            },
-            Err(fault) => Folded {
-                fault: Some(fault),
-                ..Folded::default()
-            },
-        }
+        folded.into()
     }
 
-    fn fold_source(&mut self, record: &Record<'_>) -> Result<Applied, Fault> {
-        let Self {
-            definition,
-            rows,
-            scanner,
-            clock,
-            ..
-        } = self;
-        let folded = definition.project(0, record, scanner, |event| {
-            *clock = (*clock).max(event.time);
-            rows.apply(definition, &event, *clock)
-        });
-        folded?.unwrap_or(Ok(Applied::default()))
+    /// Takes note that a record is folded now; whether it was not before.
+    fn begin(&mut self, record: &Record<'_>) -> bool {
+        if record.offset < self.next {
+            return false;
+        }
+        self.next = record.offset + 1;
+        self.at = record.timestamp;
+        true
     }
 
     /// Folds a record that the intake wrote.
@@ -345,6 +334,80 @@ impl Partition {
                 offset: origin.offset,
             },
             time,
+        }
+    }
+}
+
+/// Folds one record into the states of several views, as [`Partition::fold`] does with each, and hands over what became of it, by the
+/// state's place. It is decoded once for all that read the source in the same way.
+pub fn fold_each(
+    states: &mut [&mut Partition],
+    record: &Record<'_>,
+    then: &mut dyn FnMut(usize, Folded),
+) {
+    let shares = |state: &Partition| matches!(state.definition.input(), Input::Source { .. });
+    let Some(first) = states
+        .iter()
+        .position(|state| shares(state) && record.offset >= state.next)
+    else {
+        for (place, state) in states.iter_mut().enumerate() {
+            then(place, state.fold(record));
+        }
+        return;
+    };
+    let (definition, mut scanner) = match states.get_mut(first) {
+        Some(state) => (
+            Arc::clone(&state.definition),
+            std::mem::take(&mut state.scanner),
+        ),
+        None => return,
+    };
+    let mut event = definition.lend(0, record, &mut scanner);
+    for (place, state) in states.iter_mut().enumerate() {
+        let same =
+            Arc::ptr_eq(&state.definition, &definition) || state.definition.lends_as(&definition);
+        if !shares(state) || !same {
+            then(place, state.fold(record));
+        } else if state.begin(record) {
+            let event = event.as_mut().map_err(|fault| fault.clone());
+            let folded = fold_event(&state.definition, &mut state.rows, &mut state.clock, event);
+            then(place, folded.into());
+        } else {
+            then(place, Folded::default());
+        }
+    }
+    drop(event);
+    if let Some(state) = states.get_mut(first) {
+        state.scanner = scanner;
+    }
+}
+
+/// Folds an event of the source that is the input log.
+fn fold_event(
+    definition: &Definition,
+    rows: &mut Rows,
+    clock: &mut i64,
+    event: Result<&mut Lent<'_>, Fault>,
+) -> Result<Applied, Fault> {
+    let folded = definition.project(0, event, &NoViews, |event| {
+        *clock = (*clock).max(event.time);
+        rows.apply(definition, &event, *clock)
+    });
+    folded?.unwrap_or(Ok(Applied::default()))
+}
+
+impl From<Result<Applied, Fault>> for Folded {
+    fn from(folded: Result<Applied, Fault>) -> Self {
+        match folded {
+            Ok(Applied { changed, late }) => Self {
+                changed,
+                late,
+                fault: None,
+            },
+            Err(fault) => Self {
+                fault: Some(fault),
+                ..Self::default()
+            },
         }
     }
 }

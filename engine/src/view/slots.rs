@@ -44,7 +44,8 @@ pub(super) struct Content<'a> {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     arena: Arena,
-    rows: HashTable<Address>,
+    /// With the hash, so that growing looks at no slot.
+    rows: HashTable<(Hash, Address)>,
     hasher: DefaultHashBuilder,
     /// Hashes of rows that are marked; some twice, some of rows that went.
     dirty: Vec<u32>,
@@ -86,8 +87,10 @@ impl Slots {
 
     pub(super) fn find(&self, hash: Hash, key: &str) -> Option<Address> {
         self.rows
-            .find(hash.spread(), |at| self.key_bytes(*at) == key.as_bytes())
-            .copied()
+            .find(hash.spread(), |(found, at)| {
+                *found == hash && self.key_bytes(*at) == key.as_bytes()
+            })
+            .map(|(_, at)| *at)
     }
 
     /// To be called before slots are made, while no address is held: keeps the memory compact.
@@ -118,7 +121,7 @@ impl Slots {
             return;
         }
         let mut owner = None;
-        for at in self.rows.iter_hash(hash.spread()) {
+        for (_, at) in self.rows.iter_hash(hash.spread()) {
             let place = parts(self.value(*at)).position(|part| part == from);
             owner = owner.or(place.map(|place| (*at, place)));
         }
@@ -129,7 +132,7 @@ impl Slots {
     }
 
     fn rename(&mut self, hash: Hash, from: Address, to: Address) {
-        if let Some(at) = self.rows.find_mut(hash.spread(), |at| *at == from) {
+        if let Some((_, at)) = self.rows.find_mut(hash.spread(), |(_, at)| *at == from) {
             *at = to;
         }
     }
@@ -146,8 +149,8 @@ impl Slots {
         let to = self.store(hash, at, key.as_bytes(), content, was);
         match at {
             None => {
-                let Self { rows, arena, .. } = self;
-                rows.insert_unique(hash.spread(), to, |at| stored_hash(arena, *at).spread());
+                self.rows
+                    .insert_unique(hash.spread(), (hash, to), |(hash, _)| hash.spread());
                 if !self.gone.is_empty() {
                     self.gone.remove(key);
                 }
@@ -214,7 +217,10 @@ impl Slots {
         if self.arena.owned(at) & DIRTY != 0 {
             self.marked -= 1;
         }
-        if let Ok(entry) = self.rows.find_entry(hash.spread(), |found| *found == at) {
+        if let Ok(entry) = self
+            .rows
+            .find_entry(hash.spread(), |(_, found)| *found == at)
+        {
             entry.remove();
         }
         self.arena.release(at);
@@ -249,8 +255,8 @@ impl Slots {
         let marked = self.dirty.iter().flat_map(|hash| {
             self.rows
                 .iter_hash(Hash(*hash).spread())
-                .filter(|at| self.arena.owned(**at) & DIRTY != 0)
-                .map(|at| (self.key(*at), Some(*at)))
+                .filter(|(_, at)| self.arena.owned(*at) & DIRTY != 0)
+                .map(|(_, at)| (self.key(*at), Some(*at)))
         });
         let gone = self.gone.iter().map(|key| (key.as_str(), None));
         let mut changed: Vec<(&str, Option<Address>)> = marked.chain(gone).collect();
@@ -263,7 +269,7 @@ impl Slots {
     /// All of it was written.
     pub(super) fn clean(&mut self) {
         for hash in std::mem::take(&mut self.dirty) {
-            for at in self.rows.iter_hash(Hash(hash).spread()) {
+            for (_, at) in self.rows.iter_hash(Hash(hash).spread()) {
                 let owned = self.arena.owned(*at);
                 self.arena.set_owned(*at, owned & !DIRTY);
             }
@@ -273,15 +279,20 @@ impl Slots {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Address> {
-        self.rows.iter().copied()
+        self.rows.iter().map(|(_, at)| *at)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.rows.iter().map(|at| self.key(*at))
+        self.rows.iter().map(|(_, at)| self.key(*at))
     }
 
     fn hash_of(&self, at: Address) -> Hash {
-        stored_hash(&self.arena, at)
+        let bytes = self.arena.bytes(at, HEAD, size_of::<u32>());
+        Hash(
+            bytes
+                .first_chunk()
+                .map_or(0, |hash| u32::from_le_bytes(*hash)),
+        )
     }
 
     #[inline]
@@ -329,15 +340,6 @@ fn key_length(owned: u64) -> usize {
 
 fn value_length(owned: u64) -> usize {
     (owned >> KEY_BITS & ((1 << VALUE_BITS) - 1)) as usize
-}
-
-fn stored_hash(arena: &Arena, at: Address) -> Hash {
-    let bytes = arena.bytes(at, HEAD, size_of::<u32>());
-    Hash(
-        bytes
-            .first_chunk()
-            .map_or(0, |hash| u32::from_le_bytes(*hash)),
-    )
 }
 
 /// The number before the addresses of a row's own slots.

@@ -205,4 +205,36 @@ proptest! {
             prop_assert_eq!(rows, model);
         }
     }
+
+    /// Decoded once or for each: the same states, and the same said of every record.
+    #[test]
+    fn views_folded_together_are_as_each_alone(steps in steps(), ahead in 0..4usize) {
+        let definitions = [
+            compile(json!([{"source": "a"}]), latest(), json!([{"name": "i", "key": {"one": "value.f0"}}])),
+            compile(json!([{"source": "a", "filter": "event.?f1.orValue(1) > 0"}]), history(3, None), json!([])),
+            compile(json!([{"source": "a", "value": "{'all': event, 'n': event.f0}"}]), latest(), json!([])),
+            compile(json!([{"source": "b"}]), latest(), json!([])),
+        ];
+        let new = |definition: &Arc<Definition>| Partition::new(Arc::clone(definition), 0);
+        let mut alone: Vec<Partition> = definitions.iter().map(new).collect();
+        let mut together: Vec<Partition> = definitions.iter().map(new).collect();
+        // One of them has read further than the others.
+        alone[ahead].advance(5);
+        together[ahead].advance(5);
+        let mut offset = 0;
+        for step in &steps {
+            let Step::Event { key, value, time, .. } = step else { continue };
+            let record = record(true, *key, value.as_deref(), *time);
+            let wanted: Vec<Folded> = alone
+                .iter_mut()
+                .map(|state| record.lend(offset, |record| state.fold(record)))
+                .collect();
+            let mut found = vec![Folded::default(); wanted.len()];
+            let mut states: Vec<&mut Partition> = together.iter_mut().collect();
+            record.lend(offset, |record| fold_each(&mut states, record, &mut |place, folded| found[place] = folded));
+            prop_assert_eq!(found, wanted);
+            offset += 1;
+        }
+        prop_assert!(alone == together);
+    }
 }
