@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// How often it is looked whether topics have more partitions.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// High watermarks of the partitions that the views come from.
 pub(super) type Ends = Arc<BTreeMap<TopicPartition, i64>>;
@@ -93,7 +93,7 @@ fn serve(
 }
 
 /// The partitions, with those that their topics got since. Where that cannot be told now, it is looked again later.
-fn grown(log: &dyn Log, partitions: Vec<TopicPartition>) -> Vec<TopicPartition> {
+pub(super) fn grown(log: &dyn Log, partitions: Vec<TopicPartition>) -> Vec<TopicPartition> {
     let topics: BTreeSet<Arc<str>> = partitions
         .iter()
         .map(|partition| Arc::clone(&partition.topic))

@@ -7,7 +7,7 @@
 
 use super::super::Context;
 use super::super::Error;
-use super::super::ends::Ends;
+use super::super::ends::{Ends, LOOK_AGAIN, grown};
 use super::super::held::{Found, Held};
 use super::super::life::Life;
 use super::super::reading::partitions;
@@ -35,6 +35,8 @@ pub(super) struct Joins {
     held: Arc<Held>,
     /// Partitions of the sources that the joined views come from.
     roots: Vec<TopicPartition>,
+    /// When it was last looked whether there are more.
+    looked: Instant,
     waker: Option<Waker>,
     barrier: Option<Barrier>,
     /// Views that the status says are waited for.
@@ -69,6 +71,7 @@ impl Joins {
             life,
             held,
             roots: Vec::new(),
+            looked: Instant::now(),
             waker: None,
             barrier: None,
             told: BTreeSet::new(),
@@ -131,6 +134,10 @@ impl Joins {
                 waited: barrier.asked.elapsed(),
             };
             self.forget();
+            if self.looked.elapsed() >= LOOK_AGAIN {
+                self.looked = Instant::now();
+                self.roots = grown(&*self.context.services.log, std::mem::take(&mut self.roots));
+            }
             return Some(passed);
         }
         if barrier.watch.is_none()
