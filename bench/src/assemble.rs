@@ -155,14 +155,15 @@ fn fold_events(example: &Path, stage: &config::Stage) -> Result<Folded> {
         if matches!(config.input, Input::Own { .. }) {
             let mut intake = Intake::new(Arc::clone(&definition), 1).ok_or("no intake")?;
             for (record, offset) in records.iter().zip(0..) {
-                with(record, offset, |record| intake.take(record));
+                record.lend(offset, |record| intake.take(record));
             }
             records = intake.drain(&|_, _| false);
         }
         let mut view = View::new(definition);
         for (record, offset) in records.iter().zip(0..) {
-            if let Some(fault) =
-                with(record, offset, |record| view.partition_mut(0).fold(record)).fault
+            if let Some(fault) = record
+                .lend(offset, |record| view.partition_mut(0).fold(record))
+                .fault
             {
                 return Err(fault.into());
             }
@@ -193,23 +194,6 @@ fn events(example: &Path, source: &str, topic: &str) -> Result<Vec<NewRecord>> {
         .collect()
 }
 
-fn with<T>(record: &NewRecord, offset: i64, f: impl FnOnce(&Record<'_>) -> T) -> T {
-    let headers: Vec<(&str, Option<&[u8]>)> = record
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_deref()))
-        .collect();
-    f(&Record {
-        topic: &record.topic,
-        partition: 0,
-        offset,
-        timestamp: record.timestamp.unwrap_or(0),
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &headers,
-    })
-}
-
 /// The last question of the example: its prompt is the longest.
 fn question(example: &Path, stage: &config::Stage, agent: &Agent) -> Result<Trigger> {
     let Role::Agent(config) = &stage.role else {
@@ -224,7 +208,8 @@ fn question(example: &Path, stage: &config::Stage, agent: &Agent) -> Result<Trig
     let record = events(example, source, topic)?
         .pop()
         .ok_or("the example asks nothing")?;
-    with(&record, 0, |record| agent.trigger(record))?
+    record
+        .lend(0, |record| agent.trigger(record))?
         .ok_or_else(|| "the question is filtered out".into())
 }
 

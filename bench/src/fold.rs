@@ -1,66 +1,71 @@
-//! Events folded per CPU-second, over what a bare librdkafka consumer reads per CPU-second from the same topic.
+//! Events folded per CPU-second, over what a bare librdkafka consumer reads per CPU-second from the same topic,
+//! and over what Kafka Streams folds.
 
-use crate::Result;
-use crate::measure::{cpu_of, median};
-use headwater_engine::config;
+use crate::data::{self, Bed};
+use crate::measure::{cpu_of, load, median};
+use crate::{Result, streams};
 use headwater_engine::record::TopicPartition;
-use headwater_engine::view::{Definition, View};
+use headwater_engine::view::{Definition, Folded, Partition, fold_each};
 use headwater_runtime::log::{Isolation, Log, Start, kafka::Kafka};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use serde_json::json;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const EVENTS: usize = 1_000_000;
-const KEYS: usize = 100_000;
+pub const EVENTS: usize = 1_000_000;
+pub const KEYS: usize = 100_000;
 const ROUNDS: usize = 5;
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run() -> Result<()> {
-    let broker = headwater_testbed::kafka()?;
-    let topic = format!("bench.fold.{}", std::process::id());
-    let settings = config::Kafka {
-        bootstrap_servers: vec![broker.bootstrap().to_owned()],
-        ..config::Kafka::default()
-    };
-    let kafka = Kafka::open(&settings, "bench")?;
-    kafka.create(&[headwater_runtime::log::TopicSpec {
-        name: topic.clone(),
-        partitions: 1,
-        replication_factor: None,
-        config: BTreeMap::new(),
-    }])?;
-    let bytes = fill(broker.bootstrap(), &topic)?;
+    let mut bed = Bed::new()?;
+    let topic = bed.topic("fold", 1, &[])?;
+    let bytes = bed.fill(&topic, 0..EVENTS, KEYS)?;
     println!(
-        "{EVENTS} events of {} B, {KEYS} keys, one partition; filter and key in CEL; {ROUNDS} rounds, medians",
-        bytes / EVENTS
+        "{EVENTS} events of {} B, {KEYS} keys, one partition; filter and key in CEL; {ROUNDS} rounds, medians; load {}",
+        bytes / EVENTS,
+        load()
     );
-    let definition = definition(&topic)?;
-    let mut ratios = Vec::new();
-    let mut ours = Vec::new();
-    let mut bare = Vec::new();
+    let latest = [data::definition(&topic, &data::latest())?];
+    let three = [
+        Arc::clone(&latest[0]),
+        data::definition(&topic, &data::history())?,
+        data::definition(&topic, &data::aggregate())?,
+    ];
+    let (mut bare, mut ours_latest, mut ours_three) = (Vec::new(), Vec::new(), Vec::new());
+    let mut ratios = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (_, bare_cpu) = cpu_of(|| consume(broker.bootstrap(), &topic))?;
-        let (keys, our_cpu) = cpu_of(|| fold(&kafka, &topic, &definition))?;
-        if keys != KEYS - KEYS / 10 {
-            return Err(format!("the view holds {keys} keys").into());
-        }
-        ratios.push(rate(our_cpu) / rate(bare_cpu));
-        ours.push(rate(our_cpu));
-        bare.push(rate(bare_cpu));
+        let ((), cpu) = cpu_of(|| consume(&bed.bootstrap, &topic, 0, EVENTS))?;
+        let of_bare = rate(cpu);
+        bare.push(of_bare);
+        let ((), cpu) = cpu_of(|| fold(&bed.kafka, &topic, &latest))?;
+        ours_latest.push(rate(cpu));
+        ratios.0.push(rate(cpu) / of_bare);
+        let ((), cpu) = cpu_of(|| fold(&bed.kafka, &topic, &three))?;
+        ours_three.push(rate(cpu));
+        ratios.1.push(rate(cpu) / of_bare);
     }
+    let (ours_latest, ours_three) = (median(ours_latest), median(ours_three));
+    println!("events per CPU-second                              ratio to bare");
+    println!("bare librdkafka consumer         {:>9.0}", median(bare));
     println!(
-        "bare librdkafka consumer: {:>9.0} events per CPU-second",
-        median(bare)
+        "headwater, latest                {ours_latest:>9.0}   {:>9.2}",
+        median(ratios.0)
     );
     println!(
-        "headwater, latest view:   {:>9.0} events per CPU-second",
-        median(ours)
+        "headwater, latest+last 20+aggregate {ours_three:>6.0}   {:>9.2}",
+        median(ratios.1)
     );
-    println!("ratio:                    {:>9.2}", median(ratios));
+    for (load, ours) in [("latest", ours_latest), ("three", ours_three)] {
+        match streams::run(&mut bed, load)? {
+            Some(cpu) => println!(
+                "kafka streams, {load:<7}           {:>9.0}   headwater is {:.1} times as fast",
+                rate(cpu),
+                ours / rate(cpu)
+            ),
+            None => println!("kafka streams is left out: it wants Java 17 and Maven"),
+        }
+    }
     Ok(())
 }
 
@@ -68,101 +73,50 @@ fn rate(cpu: Duration) -> f64 {
     EVENTS as f64 / cpu.as_secs_f64()
 }
 
-/// Events of about 220 bytes; the keys of every tenth are filtered out. Gives the bytes of all values.
-fn fill(bootstrap: &str, topic: &str) -> Result<usize> {
-    let producer: ThreadedProducer<_> = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .set("linger.ms", "50")
-        .set("batch.num.messages", "10000")
-        .set("queue.buffering.max.messages", "200000")
-        .create()?;
-    let mut bytes = 0;
-    for n in 0..EVENTS {
-        let number = n % KEYS;
-        let key = format!("flight-{number:06}");
-        let status = if number % 10 == 9 {
-            "archived"
-        } else {
-            "active"
-        };
-        let value = format!(
-            r#"{{"flight_id":"{key}","status":"{status}","gate":"B{:02}","origin":"London Heathrow","destination":"New York JFK","scheduled":"2026-11-24T11:40:00Z","delay_minutes":{},"aircraft":"A330-900","seats_free":{}}}"#,
-            n % 60,
-            n % 200,
-            n % 293
-        );
-        bytes += value.len();
-        loop {
-            match producer.send(BaseRecord::to(topic).key(&key).payload(&value)) {
-                Ok(()) => break,
-                Err((error, _))
-                    if error.rdkafka_error_code()
-                        == Some(rdkafka::types::RDKafkaErrorCode::QueueFull) =>
-                {
-                    producer.flush(PATIENCE)?;
-                }
-                Err((error, _)) => return Err(error.into()),
-            }
-        }
-    }
-    producer.flush(PATIENCE)?;
-    Ok(bytes)
-}
-
-fn consume(bootstrap: &str, topic: &str) -> Result<usize> {
+/// Reads so many records and looks at nothing but their lengths.
+pub fn consume(bootstrap: &str, topic: &str, partition: i32, records: usize) -> Result<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "never-used")
         .set("enable.auto.commit", "false")
         .create()?;
     let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, 0, Offset::Beginning)?;
+    assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
     consumer.assign(&assignment)?;
     let mut bytes = 0;
-    for _ in 0..EVENTS {
+    for _ in 0..records {
         let message = consumer.poll(PATIENCE).ok_or("the topic ended early")??;
         bytes += message.payload_len();
     }
-    Ok(bytes)
+    std::hint::black_box(bytes);
+    Ok(())
 }
 
-fn fold(kafka: &Kafka, topic: &str, definition: &Arc<Definition>) -> Result<usize> {
-    let mut view = View::new(Arc::clone(definition));
+/// Folds the topic into a partition of each view, as a stage does.
+fn fold(kafka: &Kafka, topic: &str, definitions: &[Arc<Definition>]) -> Result<()> {
+    let mut states: Vec<Partition> = definitions
+        .iter()
+        .map(|definition| Partition::new(Arc::clone(definition), 0))
+        .collect();
+    let mut states: Vec<&mut Partition> = states.iter_mut().collect();
     let mut reader = kafka.reader(Isolation::ReadCommitted)?;
     reader.assign(&[(TopicPartition::new(topic, 0), Start::Earliest)])?;
-    let mut read = 0;
-    let mut faults = 0;
-    let state = view.partition_mut(0);
+    let (mut read, mut faults) = (0, 0);
     let deadline = Instant::now() + PATIENCE;
     while read < EVENTS {
         // Nothing may come although there is more, where only a position moved.
         read += reader.poll(PATIENCE, &mut |record| {
-            faults += usize::from(state.fold(record).fault.is_some());
+            let mut took = |_, folded: Folded| faults += usize::from(folded.fault.is_some());
+            fold_each(&mut states, record, &mut took);
         })?;
         if Instant::now() > deadline {
             return Err(format!("{read} events after {PATIENCE:?}").into());
         }
     }
-    if faults > 0 {
-        return Err(format!("{faults} events were refused").into());
+    let wrong = states.iter().find(|state| state.keys() != data::kept(KEYS));
+    match wrong {
+        _ if faults > 0 => Err(format!("{faults} events were refused").into()),
+        Some(state) => Err(format!("a view holds {} keys", state.keys()).into()),
+        None => Ok(()),
     }
-    Ok(view.keys())
-}
-
-fn definition(topic: &str) -> Result<Arc<Definition>> {
-    let source: config::Source = serde_json::from_value(json!({
-        "name": "flights", "topic": topic, "format": "Json", "keyFormat": "Text", "schema": null,
-        "key": "event.flight_id", "eventTime": null, "invalidRecords": "DeadLetter",
-    }))?;
-    let view: config::View = serde_json::from_value(json!({
-        "name": "flights", "generation": "000000",
-        "from": [{
-            "name": "flights", "source": "flights", "filter": "event.status != 'archived'", "key": null,
-            "value": null, "delete": null, "required": false,
-        }],
-        "fold": {"latest": {"merge": "Replace"}}, "indexes": [],
-        "input": {"source": {"topic": topic}}, "stateTopic": "bench.state", "deadTopic": "bench.dead",
-    }))?;
-    let sources = BTreeMap::from([("flights".to_owned(), source)]);
-    Ok(Definition::compile(&view, &sources)?)
 }

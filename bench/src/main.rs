@@ -1,6 +1,6 @@
 //! The benchmarks: each prints ratios of figures taken in one run, ours beside a peer or a physical limit.
 //!
-//! `cargo run --release -p headwater-bench -- fold` and `-- assemble`; README.md says what they mean.
+//! `cargo run --release -p headwater-bench -- NAME`; README.md says what each means.
 
 #![allow(
     clippy::print_stdout,
@@ -8,9 +8,17 @@
     reason = "a command prints its result"
 )]
 
+#[cfg(feature = "assemble")]
 mod assemble;
+mod data;
+mod engine;
 mod fold;
+mod latency;
 mod measure;
+mod restore;
+mod stages;
+mod streams;
+mod up;
 
 use std::process::ExitCode;
 
@@ -22,9 +30,14 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["fold"] => fold::run(),
+        ["engine"] => engine::run(),
+        ["latency"] => latency::run(),
+        ["restore"] => restore::run(),
+        ["up"] => up::run(),
+        #[cfg(feature = "assemble")]
         ["assemble"] => assemble::run(),
         _ => {
-            eprintln!("usage: headwater-bench fold | assemble");
+            eprintln!("usage: headwater-bench fold | engine | restore | latency | up | assemble");
             return ExitCode::from(2);
         }
     };

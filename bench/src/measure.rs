@@ -1,4 +1,4 @@
-//! CPU time of this process, all threads, from the kernel's own account.
+//! CPU time and memory of a process, all threads, from the kernel's own account; and the middle of figures.
 
 use crate::Result;
 use std::time::Duration;
@@ -11,17 +11,41 @@ pub fn cpu_of<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
 }
 
 fn cpu() -> Result<Duration> {
+    cpu_of_process("self")
+}
+
+/// User and system time of a process so far; `process` is its id or `self`.
+pub fn cpu_of_process(process: &str) -> Result<Duration> {
     /// `USER_HZ`, which Linux fixes for all that reads `/proc`.
     const TICKS_A_SECOND: u64 = 100;
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The second field, the program's name in brackets, may hold blanks: count from its end.
     let (_, rest) = stat
         .rsplit_once(") ")
-        .ok_or("/proc/self/stat is not as expected")?;
+        .ok_or("/proc/.../stat is not as expected")?;
     let mut fields = rest.split_ascii_whitespace().skip(11);
     let mut next = || -> Result<u64> { Ok(fields.next().ok_or("too few fields")?.parse()?) };
     let ticks = next()? + next()?;
     Ok(Duration::from_millis(ticks * 1_000 / TICKS_A_SECOND))
+}
+
+/// Resident memory of this process, bytes.
+pub fn resident() -> Result<usize> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .ok_or("no VmRSS in /proc/self/status")?;
+    let kibibytes: usize = line.trim_end_matches("kB").trim().parse()?;
+    Ok(kibibytes * 1_024)
+}
+
+/// The machine's load over the last minute, as the kernel says it.
+pub fn load() -> String {
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| text.split(' ').next().map(str::to_owned))
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 pub fn median(mut values: Vec<f64>) -> f64 {

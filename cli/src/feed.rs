@@ -9,6 +9,8 @@ use crate::error::Error;
 use crate::folder::events::Event;
 use crate::screen::Fed;
 use headwater_engine::config::{self, Format};
+use headwater_engine::fault::Fault;
+use headwater_engine::key::Key;
 use headwater_engine::record::{NewRecord, Record};
 use headwater_engine::source::Source;
 use headwater_runtime::log::Writer;
@@ -45,7 +47,7 @@ impl Target {
 
     /// The record as it stands in the file. Whether it fits the source is the readers' to say: a file
     /// may hold bad records on purpose.
-    fn record(&self, event: &Event) -> NewRecord {
+    fn record(&self, event: &Event, keys: &mut Keys<'_>) -> NewRecord {
         let value = event.value.as_ref().map(|raw| match self.format {
             Format::Text => {
                 serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned())
@@ -65,25 +67,27 @@ impl Target {
             timestamp: event.timestamp,
         };
         if record.key.is_none() {
-            record.key = self.key(&record);
+            record.key = key(&record, keys);
         }
         record
     }
+}
 
-    /// The key that the source's expression gives, if it does.
-    fn key(&self, record: &NewRecord) -> Option<Vec<u8>> {
-        let borrowed = Record {
-            topic: &record.topic,
-            partition: 0,
-            offset: 0,
-            timestamp: record.timestamp.unwrap_or_default(),
-            key: None,
-            value: record.value.as_deref(),
-            headers: &[],
-        };
-        let event = self.source.decode(&borrowed).ok()?;
-        event.key.map(|key| key.as_str().as_bytes().to_vec())
-    }
+type Keys<'a> = dyn FnMut(&Record<'_>) -> Result<Option<Key>, Fault> + 'a;
+
+/// The key that the source's expression gives, if it does.
+fn key(record: &NewRecord, keys: &mut Keys<'_>) -> Option<Vec<u8>> {
+    let borrowed = Record {
+        topic: &record.topic,
+        partition: 0,
+        offset: 0,
+        timestamp: record.timestamp.unwrap_or_default(),
+        key: None,
+        value: record.value.as_deref(),
+        headers: &[],
+    };
+    let key = keys(&borrowed).ok()??;
+    Some(key.as_str().as_bytes().to_vec())
 }
 
 /// Events that go in together; what they lead to has to end before the next batch.
@@ -162,8 +166,15 @@ impl Batch {
         writer: &mut dyn Writer,
     ) -> Result<(), Error> {
         let events = events.get(self.events.clone()).unwrap_or_default();
+        let mut sources: BTreeMap<&str, (&Target, Box<Keys<'_>>)> = targets
+            .iter()
+            .map(|(name, target)| (name.as_str(), (target, Box::new(target.source.keys()) as _)))
+            .collect();
         for part in events.chunks(AT_ONCE) {
-            let record = |event: &Event| Some(targets.get(&*event.source)?.record(event));
+            let record = |event: &Event| {
+                let (target, keys) = sources.get_mut(&*event.source)?;
+                Some(target.record(event, &mut **keys))
+            };
             let records: Vec<NewRecord> = part.iter().filter_map(record).collect();
             writer.write(&records)?;
         }

@@ -17,7 +17,7 @@ use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::config::InvalidRecords;
 use headwater_engine::record::TopicPartition;
-use headwater_engine::view::View;
+use headwater_engine::view::{Folded, Partition, View, fold_each};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -266,9 +266,8 @@ impl Folder {
                 return;
             }
             let mut refused = None;
-            for reading in &input.views {
-                let view = locked.view(reading.view);
-                let folded = view.partition_mut(record.partition).fold(record);
+            let mut took = |place: usize, folded: Folded| {
+                let reading = &input.views[place];
                 let folding = &mut views[reading.view];
                 folding.records += 1;
                 folding.changes += usize::from(folded.changed);
@@ -277,6 +276,13 @@ impl Folder {
                 {
                     refused = Some((fault, reading.view));
                 }
+            };
+            if let [reading] = input.views.as_slice() {
+                let view = locked.view(reading.view);
+                took(0, view.partition_mut(record.partition).fold(record));
+            } else {
+                let mut states = locked.states(&input.views, record.partition);
+                fold_each(&mut states, record, &mut took);
             }
             if let Some((fault, view)) = refused {
                 let resource = format!("view/{}", ones[view].config.name);
@@ -437,6 +443,19 @@ impl Locked<'_> {
     fn view(&mut self, place: usize) -> &mut View {
         let one = &self.ones[place];
         self.guards[place].get_or_insert_with(|| one.lock())
+    }
+
+    /// The views' states of a partition, in the order of `views`, which is that of their places.
+    fn states(&mut self, views: &[Reading], partition: i32) -> Vec<&mut Partition> {
+        let mut views = views.iter().peekable();
+        let mut states = Vec::with_capacity(views.len());
+        for (place, (one, guard)) in self.ones.iter().zip(&mut self.guards).enumerate() {
+            if views.next_if(|reading| reading.view == place).is_some() {
+                let view = guard.get_or_insert_with(|| one.lock());
+                states.push(view.partition_mut(partition));
+            }
+        }
+        states
     }
 
     /// One record was folded.
