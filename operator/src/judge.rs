@@ -345,6 +345,14 @@ impl Planned<'_> {
             format!(" Topic {topic} has more partitions than {served} was built with, and what is in the new ones is missing in it.")
         });
         match step.phase {
+            Phase::Building if served != wanted && step.building.as_ref() != Some(wanted) => {
+                State::new(
+                    Reason::BuildingGeneration,
+                    format!(
+                        "generation {wanted} is to be built beside {served}, which readers read. Before that Kafka has to say whether the sources hold all it needs (the operator's principal needs Describe and DescribeConfigs on their topics), and what is left of a former {wanted} has to go"
+                    ),
+                )
+            }
             Phase::Building if served != wanted => State::new(
                 Reason::BuildingGeneration,
                 format!(

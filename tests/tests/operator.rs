@@ -9,9 +9,13 @@
     reason = "a test fails by panicking"
 )]
 
+use headwater_engine::config;
+use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_kafka::Settings;
 use headwater_kafka::admin::Admin;
 use headwater_operator::{Options, run_with};
+use headwater_runtime::log::{Isolation, Log, Start};
+use headwater_runtime::stage::{self, Handle, Services};
 use headwater_testbed::kafka::Topics;
 use headwater_testbed::{ControlPlane, Kafka};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -20,7 +24,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -736,5 +741,176 @@ fn semantics_23_deletion_takes_the_topics_of_all_generations() {
     bed.eventually("all are gone", || {
         !topics.iter().any(|topic| bed.topic_exists(topic))
     });
+    bed.stop(operator);
+}
+
+/// A stage's process, in this one: with the configuration that the operator wrote for it.
+struct Pod {
+    handle: Handle,
+    shutdown: CancellationToken,
+}
+
+impl Pod {
+    fn start(bed: &Bed, log: &Arc<dyn Log>, set: &str) -> Self {
+        bed.eventually(&format!("{set} has a configuration"), || {
+            bed.get("statefulset", set).is_some()
+        });
+        let map = bed.get("configmap", set).unwrap();
+        let config: config::Stage =
+            serde_json::from_str(map["data"]["stage.json"].as_str().unwrap()).unwrap();
+        let services = Services::new(Arc::clone(log));
+        let shutdown = services.shutdown.clone();
+        let _inside = bed.runtime.enter();
+        Self {
+            handle: stage::start(config, 0, services).unwrap(),
+            shutdown,
+        }
+    }
+
+    /// What the kubelet does for a pod that says it is ready.
+    fn ready(&self, bed: &Bed, set: &str) {
+        bed.eventually(&format!("{set} is ready"), || self.handle.is_ready());
+        bed.run_pods(set);
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Writes to keys, round and round, until told to stop; gives the last value of each that was acknowledged.
+fn load(log: &dyn Log, topic: &str, stop: &AtomicBool) -> BTreeMap<String, u64> {
+    let mut last = BTreeMap::new();
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        // A new writer knows the topic's partitions as they are.
+        let mut writer = log.writer().unwrap();
+        for _ in 0..5 {
+            let mut records = Vec::new();
+            for key in 0..40 {
+                count += 1;
+                last.insert(format!("k{key}"), count);
+                records.push(NewRecord {
+                    topic: topic.to_owned(),
+                    partition: None,
+                    key: Some(format!("k{key}").into_bytes()),
+                    value: Some(json!({"n": count}).to_string().into_bytes()),
+                    headers: Vec::new(),
+                    timestamp: None,
+                });
+            }
+            writer.write(&records).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    last
+}
+
+/// What a state topic says now: rows by key, with the partitions that each key is in.
+fn rows(log: &dyn Log, topic: &str) -> BTreeMap<String, BTreeMap<i32, u64>> {
+    let count = log.topics(&[topic.to_owned()]).unwrap()[0]
+        .as_ref()
+        .unwrap()
+        .partitions;
+    let all: Vec<TopicPartition> = (0..count)
+        .map(|partition| TopicPartition::new(topic, partition))
+        .collect();
+    let ends = log.ends(&all).unwrap();
+    let mut reader = log.reader(Isolation::ReadCommitted).unwrap();
+    let starts: Vec<_> = all
+        .iter()
+        .map(|partition| (partition.clone(), Start::Earliest))
+        .collect();
+    reader.assign(&starts).unwrap();
+    let mut rows: BTreeMap<String, BTreeMap<i32, u64>> = BTreeMap::new();
+    let deadline = Instant::now() + PATIENCE;
+    while !all
+        .iter()
+        .zip(&ends)
+        .all(|(partition, end)| *end == 0 || reader.position(partition) >= Some(*end))
+    {
+        assert!(Instant::now() < deadline, "{topic} cannot be read");
+        reader
+            .poll(Duration::from_millis(100), &mut |record| {
+                let key = record.key.unwrap();
+                if key.first() == Some(&0) {
+                    return;
+                }
+                let row = rows
+                    .entry(String::from_utf8(key.to_vec()).unwrap())
+                    .or_default();
+                match record.value {
+                    Some(value) => {
+                        let value: Value = serde_json::from_slice(value).unwrap();
+                        row.insert(record.partition, value["n"].as_u64().unwrap());
+                    }
+                    None => {
+                        row.remove(&record.partition);
+                    }
+                }
+            })
+            .unwrap();
+    }
+    rows
+}
+
+#[test]
+fn each_key_has_its_newest_value_after_its_source_grew_under_load() {
+    let bed = Bed::start("load");
+    let operator = bed.operator();
+    bed.cluster(bed.kafka.bootstrap());
+    bed.apply(&source("orders"));
+    bed.apply(&view("orders", "orders"));
+    let kafka = config::Kafka {
+        bootstrap_servers: vec![bed.kafka.bootstrap().to_owned()],
+        ..config::Kafka::default()
+    };
+    let log: Arc<dyn Log> =
+        Arc::new(headwater_runtime::log::kafka::Kafka::open(&kafka, "operator-tests").unwrap());
+    let topic = format!("{}.orders", bed.namespace);
+    let first = format!("orders-{}", bed.status("orders", "building"));
+    let old = Pod::start(&bed, &log, &first);
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (log, topic, stop) = (Arc::clone(&log), topic.clone(), Arc::clone(&stop));
+        std::thread::spawn(move || load(&*log, &topic, &stop))
+    };
+    old.ready(&bed, &first);
+    bed.until("contextview", "orders", "Available");
+
+    bed.apply(&resource(
+        "EventSource",
+        "orders",
+        json!({"topic": {"partitions": 5}}),
+    ));
+    bed.until("contextview", "orders", "BuildingGeneration");
+    let generation = bed.status("orders", "building");
+    let second = format!("orders-{generation}");
+    let new = Pod::start(&bed, &log, &second);
+    new.ready(&bed, &second);
+    bed.until("contextview", "orders", "Available");
+    drop(old);
+    let late: Vec<TopicPartition> = (2..5)
+        .map(|partition| TopicPartition::new(topic.as_str(), partition))
+        .collect();
+    bed.eventually("keys have moved to each new partition", || {
+        log.ends(&late).unwrap().iter().all(|end| *end > 0)
+    });
+    stop.store(true, Ordering::Relaxed);
+    let expected: BTreeMap<String, u64> = writing.join().unwrap();
+    let state = bed.state_topic("orders", &generation);
+    let newest = || {
+        let rows = rows(&*log, &state);
+        rows.iter().all(|(_, row)| row.len() == 1)
+            && rows
+                .into_iter()
+                .map(|(key, row)| (key, *row.values().next().unwrap()))
+                .collect::<BTreeMap<_, _>>()
+                == expected
+    };
+    bed.eventually("each key stands once, with its newest value", newest);
+    drop(new);
     bed.stop(operator);
 }

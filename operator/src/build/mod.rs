@@ -31,8 +31,10 @@ pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=headwater";
 pub(crate) const STAGE_FILE: &str = "stage.json";
 /// Where a stage reads its configuration, and below which its Secrets are.
 const ROOT: &str = "/etc/headwater";
-/// The stage's one port: health, metrics, status.
+/// Every stage's port: health, metrics, status.
 const PORT: i32 = 8080;
+/// Where a view's rows are served, if they are.
+const ROWS_PORT: i32 = 8081;
 
 /// What whoever runs the operator says of stages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -209,6 +211,12 @@ pub(crate) fn serving_name(view: &str) -> String {
     format!("{view}-view")
 }
 
+/// Whether a stage serves rows.
+fn serves(stage: &Stage) -> bool {
+    let own = stage.config.views.get(&stage.name);
+    stage.kind == Owner::View && own.is_some_and(|view| view.serve.is_some())
+}
+
 /// The kind of [`serving`].
 pub(crate) fn serving_kind() -> ApiResource {
     let [_, _, service, _, _] = kinds();
@@ -217,8 +225,9 @@ pub(crate) fn serving_kind() -> ApiResource {
 
 /// The Service that serves a view's rows, from the pods of the generation that is read; `None` where the view serves none.
 pub(crate) fn serving(stage: &Stage, owner: &OwnerReference) -> Option<Desired> {
-    let view = stage.config.views.get(&stage.name)?;
-    view.serve.as_ref()?;
+    if !serves(stage) {
+        return None;
+    }
     let mut labels = selector(stage);
     labels.remove(GENERATION);
     labels.insert(
@@ -238,7 +247,7 @@ pub(crate) fn serving(stage: &Stage, owner: &OwnerReference) -> Option<Desired> 
         "spec": {
             "type": "ClusterIP",
             "selector": selector(stage),
-            "ports": [{"name": "http", "port": PORT, "targetPort": "http", "protocol": "TCP"}],
+            "ports": [{"name": "http", "port": PORT, "targetPort": "rows", "protocol": "TCP"}],
         },
     });
     Some(finish(resource, serving_name(&stage.name), object))

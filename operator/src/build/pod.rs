@@ -1,6 +1,6 @@
 //! The pod of a stage: security context, volumes, probes, resources, and what the resource may say of it.
 
-use super::{PORT, ROOT, Settings, selector};
+use super::{PORT, ROOT, ROWS_PORT, Settings, selector, serves};
 use crate::plan::Stage;
 use headwater_crds::pod::Resources;
 use serde_json::{Map, Value, json};
@@ -31,6 +31,10 @@ pub(super) fn spec(stage: &Stage, settings: &Settings, grace_seconds: i64) -> Va
 }
 
 fn container(stage: &Stage, settings: &Settings) -> Value {
+    let mut ports = vec![json!({"name": "http", "containerPort": PORT, "protocol": "TCP"})];
+    if serves(stage) {
+        ports.push(json!({"name": "rows", "containerPort": ROWS_PORT, "protocol": "TCP"}));
+    }
     json!({
         "name": "stage",
         "image": settings.image,
@@ -42,7 +46,7 @@ fn container(stage: &Stage, settings: &Settings) -> Value {
             // The client's threads would each take an arena of their own.
             {"name": "MALLOC_ARENA_MAX", "value": "2"},
         ],
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": ports,
         "livenessProbe": probe("/healthz", 10, 6),
         "readinessProbe": probe("/readyz", 2, 3),
         "resources": resources(stage.pod.resources.as_ref()),

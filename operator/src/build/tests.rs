@@ -143,3 +143,38 @@ fn network_policies_are_made_if_asked_for() {
     assert!(!without.contains_key("NetworkPolicy"));
     assert_eq!(without.len(), 4);
 }
+
+#[test]
+fn rows_are_served_by_the_pods_of_the_generation_that_is_read() {
+    let mut stage = stages().remove(0);
+    assert!(serving(&stage, &owner()).is_none());
+    let plain = made(&stage, &settings(), &secrets("1"));
+    assert!(!plain["StatefulSet"].object.to_string().contains("8081"));
+    let view = stage.config.views.get_mut("orders").unwrap();
+    view.serve = Some(headwater_engine::config::Serve {
+        path: "/orders".into(),
+        token_file: Some("/etc/headwater/secrets/readers/token".into()),
+    });
+    let generation = view.generation.clone();
+    let service = serving(&stage, &owner()).unwrap();
+    assert_eq!(service.name, "orders-view");
+    let spec = &service.object["spec"];
+    assert_eq!(spec["selector"]["headwater.dev/generation"], generation);
+    assert_eq!(
+        spec["ports"][0],
+        json!({"name": "http", "port": 8080, "targetPort": "rows", "protocol": "TCP"})
+    );
+    assert!(service.object["metadata"]["labels"]["headwater.dev/generation"].is_null());
+    let served = made(&stage, &settings(), &secrets("1"));
+    let ports = &served["StatefulSet"].object["spec"]["template"]["spec"]["containers"][0]["ports"];
+    assert_eq!(ports[1]["name"], "rows");
+    let policy = &served["NetworkPolicy"].object["spec"]["ingress"][0]["ports"];
+    assert_eq!(policy[1]["port"], "rows");
+}
+
+#[test]
+fn names_of_the_longest_views_fit() {
+    let mut stage = stages().remove(0);
+    stage.name = "v".repeat(45);
+    assert_eq!(stage.workload().len(), 52);
+}

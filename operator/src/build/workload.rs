@@ -1,6 +1,6 @@
 //! ConfigMap content, Service, NetworkPolicy and StatefulSet of a stage.
 
-use super::{CONFIGURATION, PORT, Settings, pod, selector};
+use super::{CONFIGURATION, PORT, Settings, pod, selector, serves};
 use crate::plan::Stage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,12 +24,16 @@ pub(super) fn service(stage: &Stage) -> Value {
     }})
 }
 
-/// Nothing but the stage's port is reachable. What it may reach is not said here: Kafka and models are anywhere.
+/// Nothing but the stage's ports is reachable. What it may reach is not said here: Kafka and models are anywhere.
 pub(super) fn network_policy(stage: &Stage) -> Value {
+    let mut ports = vec![json!({"port": "http", "protocol": "TCP"})];
+    if serves(stage) {
+        ports.push(json!({"port": "rows", "protocol": "TCP"}));
+    }
     json!({"spec": {
         "podSelector": {"matchLabels": selector(stage)},
         "policyTypes": ["Ingress"],
-        "ingress": [{"ports": [{"port": "http", "protocol": "TCP"}]}],
+        "ingress": [{"ports": ports}],
     }})
 }
 
