@@ -116,6 +116,8 @@ impl World {
     pub fn services(&self, shutdown: &CancellationToken) -> Services {
         Services {
             shutdown: shutdown.clone(),
+            // Many checkpoints: what a later one takes back has to be told.
+            checkpoint_every: Duration::from_millis(30),
             ..Services::new(Arc::clone(&self.log))
         }
     }

@@ -3,7 +3,7 @@
 //! For `headwater up`, tests and simulation. Nothing is ever on disk. It keeps what a consumer can
 //! tell apart on Kafka: control records with offsets, the last stable offset, aborted records that
 //! stay hidden, fencing of transactional ids and static members, offsets that wait for their
-//! transaction, generations and cooperative rebalances. It does not compact and does not expire.
+//! transaction, generations and cooperative rebalances. It does not compact, and nothing expires by itself.
 //!
 //! Time is a function given at the start; `poll`'s waiting is the only use of the machine's clock.
 
@@ -17,6 +17,8 @@ mod partition;
 mod reader;
 mod signal;
 mod state;
+#[cfg(test)]
+mod tests;
 mod topic;
 mod transaction;
 mod writer;
