@@ -8,8 +8,10 @@
 )]
 
 use headwater_engine::config;
+use headwater_engine::expr::Names;
 use headwater_engine::fault::Reason;
 use headwater_engine::key::Key;
+use headwater_engine::lookup::{Lookup, Views};
 use headwater_engine::names;
 use headwater_engine::problem::CompileError;
 use headwater_engine::record::{NewRecord, Record};
@@ -294,6 +296,80 @@ fn a_reader_finds_provenance_and_the_state_topic_the_row_as_of_its_newest_event(
     };
     assert_eq!(written("k"), r#"{"n":2}"#);
     assert_eq!(bed.value("k", 22).unwrap(), json!({"n": 1}));
+}
+
+/// What is asked for, and the one view that there is.
+struct Asked<'a> {
+    variables: BTreeMap<String, Value>,
+    view: &'a View,
+}
+
+impl Views for Asked<'_> {
+    fn read(&self, name: &str, f: &mut dyn FnMut(&View)) {
+        assert_eq!(name, "v");
+        f(self.view);
+    }
+}
+
+#[test]
+fn a_lookup_reads_aggregates_at_its_time() {
+    let fold = aggregate(json!([
+        {"name": "city", "compute": "Last", "of": "value.city"},
+        {"name": "ever", "compute": "Count"},
+        {"name": "recent", "compute": "Count", "withinMs": 10},
+    ]));
+    let indexes = json!([{"name": "byCity", "key": {"one": "value.city"}}]);
+    let definition = definition(fold, indexes, Some(EXPIRY)).unwrap();
+    let mut bed = Bed::new(&definition);
+    for (of, city, time) in [
+        ("a", "x", 1),
+        ("b", "x", 1),
+        ("b", "x", 9),
+        ("c", "x", 12),
+        ("d", "y", 12),
+    ] {
+        bed.fold(of, &json!({"city": city, "gone": false}), time);
+    }
+    let read = |lookup: Value, at: i64| {
+        let mut full = json!({
+            "view": "v", "by": {"key": "event.city"}, "index": "byCity", "where": null, "orderBy": null,
+            "order": "Ascending", "limit": 20,
+        });
+        full.as_object_mut()
+            .unwrap()
+            .extend(lookup.as_object().unwrap().clone());
+        let names = Names::new(&["event"]);
+        let lookup =
+            Lookup::compile(&serde_json::from_value(full).unwrap(), &names, "slot").unwrap();
+        let asked = Asked {
+            variables: BTreeMap::from([("event".to_owned(), json!({"city": "x", "card": "b"}))]),
+            view: &bed.view,
+        };
+        lookup.read(&asked.variables, &asked, at).unwrap().value
+    };
+    assert_eq!(
+        read(
+            json!({"where": "value.recent > 0", "orderBy": "value.recent", "order": "Descending"}),
+            12
+        ),
+        json!([
+            {"_key": "b", "city": "x", "ever": 2, "recent": 1},
+            {"_key": "c", "city": "x", "ever": 1, "recent": 1},
+        ])
+    );
+    // Ten later nothing is recent, and the rows are there still; a hundred later the older ones have expired.
+    assert_eq!(read(json!({"where": "value.recent > 0"}), 22), json!([]));
+    assert_eq!(read(json!({}), 22).as_array().unwrap().len(), 3);
+    assert_eq!(
+        read(json!({}), 109),
+        json!([{"_key": "c", "city": "x", "ever": 1, "recent": 0}])
+    );
+    let one = json!({"by": {"key": "event.card"}, "index": null});
+    assert_eq!(
+        read(one.clone(), 10),
+        json!({"city": "x", "ever": 2, "recent": 2})
+    );
+    assert_eq!(read(one, 109), Value::Null);
 }
 
 /// A key while it lives.

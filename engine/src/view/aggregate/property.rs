@@ -96,13 +96,13 @@ impl Model {
     }
 }
 
-/// Where a scalar stands among all: kind, number in halves, int before double, text.
+/// Where a scalar stands among all: kind, number in tenths, int before double, text.
 fn place(value: &Value) -> (u8, i64, u8, String) {
     match value {
         Value::Bool(bool) => (0, i64::from(*bool), 0, String::new()),
         Value::Number(number) => {
-            let halves = (number.as_f64().unwrap() * 2.0) as i64;
-            (1, halves, u8::from(number.is_f64()), String::new())
+            let tenths = (number.as_f64().unwrap() * 10.0).round() as i64;
+            (1, tenths, u8::from(number.is_f64()), String::new())
         }
         other => (2, 0, 0, other.as_str().unwrap().to_owned()),
     }
@@ -128,7 +128,7 @@ fn sum(seen: &[(&Value, i64)]) -> (Value, f64) {
 fn number() -> impl Strategy<Value = Value> {
     prop_oneof![
         (-3i64..4).prop_map(|int| json!(int)),
-        (-3i64..4).prop_map(|halves| json!(halves as f64 / 2.0)),
+        (-30i64..40).prop_map(|tenths| json!(tenths as f64 / 10.0)),
     ]
 }
 
