@@ -50,9 +50,13 @@ impl Topic {
 
     /// High watermarks by partition.
     pub fn ends(&self) -> Vec<i64> {
-        let end = |partition| {
-            let marks = self.consumer.fetch_watermarks(&self.name, partition, ASK);
-            marks.unwrap().1
+        let deadline = Instant::now() + READ;
+        let end = |partition| loop {
+            match self.consumer.fetch_watermarks(&self.name, partition, ASK) {
+                Ok((_, high)) => return high,
+                // A broker that was held has no leaders for a moment.
+                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.name),
+            }
         };
         (0..).take(self.next.len()).map(end).collect()
     }
@@ -113,7 +117,13 @@ pub fn committed(bootstrap: &str, group: &str, topic: &str, partitions: i32) -> 
     for partition in 0..partitions {
         list.add_partition(topic, partition);
     }
-    let found = consumer.committed_offsets(list, ASK).unwrap();
+    let deadline = Instant::now() + READ;
+    let found = loop {
+        match consumer.committed_offsets(list.clone(), ASK) {
+            Ok(found) => break found,
+            Err(error) => assert!(Instant::now() < deadline, "{group}: {error}"),
+        }
+    };
     let offsets = found.elements();
     offsets
         .iter()

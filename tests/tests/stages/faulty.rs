@@ -8,10 +8,13 @@ use headwater_runtime::log::{
 };
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub struct Faulty {
     pub inner: Arc<dyn Log>,
     pub random: Arc<Random>,
+    /// One transaction of all was fenced: who is, waits.
+    pub fenced: Arc<AtomicBool>,
 }
 
 impl Log for Faulty {
@@ -56,6 +59,7 @@ impl Log for Faulty {
         Ok(Box::new(Transactions {
             inner: self.inner.transactional(id)?,
             random: Arc::clone(&self.random),
+            fenced: Arc::clone(&self.fenced),
         }))
     }
 }
@@ -63,6 +67,7 @@ impl Log for Faulty {
 struct Transactions {
     inner: Box<dyn Transactional>,
     random: Arc<Random>,
+    fenced: Arc<AtomicBool>,
 }
 
 impl Transactional for Transactions {
@@ -85,6 +90,13 @@ impl Transactional for Transactions {
             3 => {
                 self.inner.transact(records, offsets)?;
                 Err(undecided())
+            }
+            // As of a writer whose transaction was open for too long. It was committed all the same.
+            4 if !self.fenced.swap(true, Ordering::Relaxed) => {
+                self.inner.transact(records, offsets)?;
+                Err(Error::Fenced {
+                    reason: "as the test wants it".to_owned(),
+                })
             }
             _ => self.inner.transact(records, offsets),
         }

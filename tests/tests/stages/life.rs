@@ -244,6 +244,7 @@ pub async fn transactions_that_go_wrong_are_applied_once(mut bed: Bed) {
         log: Arc::new(Faulty {
             inner: Arc::clone(&bed.log),
             random: Arc::new(Random::seeded(seed)),
+            fenced: Arc::default(),
         }),
         ..bed.services()
     };
