@@ -60,10 +60,10 @@ pub enum Taste {
 
 impl Source {
     pub fn decode(&self, raw: &Raw) -> Maybe<Event> {
-        let record_key = match &raw.key {
-            Some(bytes) => Some(String::from_utf8(bytes.clone()).map_err(|_| Fault)),
-            None => None,
-        };
+        let record_key = raw
+            .key
+            .as_ref()
+            .map(|bytes| String::from_utf8(bytes.clone()).map_err(|_| Fault));
         let (value, null) = match &raw.value {
             Some(bytes) => (serde_json::from_slice(bytes).map_err(|_| Fault)?, false),
             None => (Value::Null, true),

@@ -109,6 +109,8 @@ impl Check<'_> {
             }
             while let Some(raw) = waiting.next_if(|raw| raw.offset < next) {
                 with_record(&input, raw, |record| whole.fold(record));
+                // What was folded before does nothing.
+                with_record(&input, raw, |record| whole.fold(record));
             }
             whole.advance(next);
             if whole != restored {
