@@ -7,7 +7,7 @@ use headwater_engine::config::Stage;
 use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
-use headwater_runtime::log::{Isolation, Log, Start, TopicSpec, Writer};
+use headwater_runtime::log::{Isolation, Log, Offsets, Start, TopicSpec, Writer};
 use headwater_runtime::model::Model;
 use headwater_runtime::observe::Observer;
 use headwater_runtime::stage::{self, Handle, Services};
@@ -42,6 +42,8 @@ pub enum Kind {
 pub struct Bed {
     pub kind: Kind,
     pub log: Arc<dyn Log>,
+    /// Of the same log.
+    pub offsets: Arc<dyn Offsets>,
     pub namespace: String,
     pub shutdown: CancellationToken,
     pub observer: Observer,
@@ -68,8 +70,11 @@ impl Bed {
             COUNT.fetch_add(1, Ordering::Relaxed)
         );
         let mut made = None;
-        let log: Arc<dyn Log> = match kind {
-            Kind::Memory => Arc::new(Memory::new()),
+        let (log, offsets): (Arc<dyn Log>, Arc<dyn Offsets>) = match kind {
+            Kind::Memory => {
+                let log = Memory::new();
+                (Arc::new(log.clone()), Arc::new(log))
+            }
             Kind::Kafka => {
                 let broker = headwater_testbed::kafka().unwrap();
                 let config = headwater_engine::config::Kafka {
@@ -77,12 +82,14 @@ impl Bed {
                     ..Default::default()
                 };
                 made = Some(broker.topics(format!("{namespace}.")));
-                Arc::new(Kafka::open(&config, "stages-test").unwrap())
+                let log = Arc::new(Kafka::open(&config, "stages-test").unwrap());
+                (Arc::clone(&log) as Arc<dyn Log>, log)
             }
         };
         let bed = Self {
             kind,
             log,
+            offsets,
             namespace,
             shutdown: CancellationToken::new(),
             observer: Observer::new(),

@@ -30,7 +30,7 @@ impl Fold {
             let Owned::Folding(folding) = owned else {
                 continue;
             };
-            if folding.stopped || folding.since.is_none() || !which(*number) {
+            if folding.since.is_none() || !which(*number) {
                 continue;
             }
             keys += folding.partition.dirty();

@@ -242,7 +242,8 @@ impl Fold {
         match self.invalid {
             // Kept, though somebody decided to go past it.
             InvalidRecords::Stop if !passed => {
-                // Never checkpointed again, so that a restart comes back to this record.
+                // Checkpointed up to here, so that a restart comes back to this record and to none before it.
+                folding.partition.go_on_from(record.offset);
                 folding.stopped = true;
                 let resource = format!("view/{}", self.view.name);
                 self.context.stopped(&self.life, record, &fault, &resource);
@@ -384,7 +385,6 @@ impl Fold {
             return Some(self.committer.retry_at().unwrap_or_else(Instant::now));
         }
         self.folding()
-            .filter(|(_, folding)| !folding.stopped)
             .filter_map(|(_, folding)| folding.due_at(self.context.services.checkpoint_every))
             .min()
     }
@@ -406,12 +406,15 @@ impl Fold {
         if self.pending.is_some() {
             return self.committer.retry_at().is_none_or(|at| at <= now);
         }
-        let active = || self.folding().filter(|(_, folding)| !folding.stopped);
-        active()
+        self.folding()
             .map(|(_, folding)| folding.partition.dirty())
             .sum::<usize>()
             >= KEYS
-            || active().map(|(_, folding)| folding.bytes).sum::<usize>() >= BYTES
+            || self
+                .folding()
+                .map(|(_, folding)| folding.bytes)
+                .sum::<usize>()
+                >= BYTES
             || self.due_at().is_some_and(|at| at <= now)
     }
 
