@@ -209,11 +209,13 @@ impl Entry {
 
     /// Folds an event that was prepared on this entry. Gives the memory back.
     pub(super) fn commit(&mut self, aggregate: &Aggregate, mut prepared: Prepared) -> Vec<Taken> {
-        if let Some(next) = prepared.tried.take() {
-            *self = *next;
-        } else if prepared.changed {
-            self.prune(aggregate, prepared.clock);
-            self.add(aggregate, &prepared);
+        match prepared.tried.take() {
+            _ if !prepared.changed => {}
+            Some(next) => *self = *next,
+            None => {
+                self.prune(aggregate, prepared.clock);
+                self.add(aggregate, &prepared);
+            }
         }
         prepared.takes
     }

@@ -281,6 +281,15 @@ fn a_value_that_cannot_be_added_is_a_fault_and_no_field_counts_the_event() {
 }
 
 #[test]
+fn what_cannot_be_added_is_a_fault_also_where_it_comes_late_and_would_change_nothing() {
+    let aggregate = compiled(json!([{"name": "x", "compute": "Min", "of": "value.n"}])).unwrap();
+    let mut key = folded(&aggregate, &[(json!({"n": 1}), 10)]);
+    assert_eq!(key.add(&json!({"n": 2}), 5), Ok((false, false)));
+    let fault = key.add(&json!({"n": {"a": 1}}), 5).unwrap_err();
+    assert_eq!(fault.reason, Reason::AggregateFailed);
+}
+
+#[test]
 fn sums_of_ints_stay_ints_and_sums_with_doubles_are_doubles() {
     let sum = |numbers: &[Value], within: Option<i64>| {
         let events: Vec<(Value, i64)> = numbers.iter().map(|n| (json!({"n": n}), 1)).collect();
