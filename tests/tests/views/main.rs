@@ -93,10 +93,14 @@ async fn views_are_the_models_whatever_goes_wrong() {
                 .unwrap_or_else(|error| panic!("seed {seed}: {error}"))
         }
     });
-    let outcomes: Vec<simulation::Outcome> = futures::stream::iter(runs)
-        .buffer_unordered(AT_A_TIME)
-        .collect()
-        .await;
+    let mut outcomes: Vec<simulation::Outcome> = Vec::new();
+    let mut running = futures::stream::iter(runs).buffer_unordered(AT_A_TIME);
+    while let Some(outcome) = running.next().await {
+        outcomes.push(outcome);
+        if outcomes.len().is_multiple_of(500) {
+            println!("{} seeds after {:.0?}", outcomes.len(), begun.elapsed());
+        }
+    }
     let mut all = Compared::default();
     let mut happened = [0; 5];
     for outcome in &outcomes {

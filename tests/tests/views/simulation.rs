@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 const REPLICAS: u32 = 3;
 /// How much faster the log's clock runs.
 const PACE: i64 = 20;
+/// The latest that a marker lands after the decision, by the log's clock.
+const MARKER_MS: u64 = 2_000;
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(8);
 
 struct Fast {
@@ -218,9 +220,11 @@ pub async fn check(seed: u64) -> Outcome {
     let memory = Memory::with_clock(Arc::new(clock));
     let world = World::memory(memory.clone(), &views);
     let late = Random::seeded(seed);
-    memory.delay_markers(move || match late.next() % 10 {
-        0..6 => 0,
-        _ => (late.next() % 200) as i64,
+    memory.delay_markers(move || match late.next() % 100 {
+        0..60 => 0,
+        60..92 => (late.next() % 200) as i64,
+        // Longer than any poll waits.
+        _ => (late.next() % MARKER_MS) as i64,
     });
     let places = views.len() * REPLICAS as usize;
     let mut fleet = Fleet {
@@ -262,7 +266,7 @@ pub async fn check(seed: u64) -> Outcome {
     let fates = Arc::clone(&fleet.fates);
     memory.delay_markers(|| 0);
     // What is on its way has landed by then.
-    tokio::time::sleep(Duration::from_millis(200 / PACE as u64 + 5)).await;
+    tokio::time::sleep(Duration::from_millis(MARKER_MS / PACE as u64 + 5)).await;
     let mut all = Compared::default();
     for view in &views {
         let one = folds::compare(&world, view, false, Kind::Simulation, seed);
