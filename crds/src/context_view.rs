@@ -102,7 +102,9 @@ pub struct ContextViewSpec {
     #[schemars(range(min = 1, max = limits::SECONDS))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expire_after_seconds: Option<u32>,
-    /// When a change of `from`, of the fold or of `search` may build the view anew, beside the old one until it has caught up.
+    /// When a change of `from`, of the fold, of `expireAfterSeconds` or of how a source is read may build the view anew: as another
+    /// generation, beside the one that is read until it has caught up. Readers move to it then; topics of a generation that nobody reads any
+    /// more are removed, whatever `deletionPolicy` says.
     #[serde(default)]
     pub rebuild: Rebuild,
     /// What becomes of the view's topics when it is deleted.
@@ -416,7 +418,8 @@ pub enum ServeAuth {
 /// When a changed view may be built anew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Rebuild {
-    /// only if the sources still hold all it needs; else it is Stalled and the old one goes on serving.
+    /// only if the sources still hold all it needs: from their first record, or as far back as windows and expiry go, or, for a plain
+    /// `latest` without filter and computed key, compacted. Else it is Stalled with `RebuildIncomplete` and the old one goes on serving.
     #[default]
     IfComplete,
     /// from what the sources still hold.

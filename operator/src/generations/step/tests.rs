@@ -66,7 +66,7 @@ fn another_generation_is_built_beside_and_read_when_it_is_ready() {
         building: begin.building,
         stages: found(&[("a", Found::Ready), ("b", Found::NotReady)]),
         topics: set(&["a", "b"]),
-        ..before.clone()
+        ..before
     };
     let wait = step(&building);
     assert_eq!(
