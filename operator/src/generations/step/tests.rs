@@ -411,7 +411,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     /// Whatever the order of pods, readers, changes of the resource and deaths of the operator: what readers are given was ready
     /// (but for the very first), nothing goes that is read, and in the end only the wanted generation is left.
