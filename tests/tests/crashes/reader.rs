@@ -54,8 +54,12 @@ impl Topic {
         let end = |partition| loop {
             match self.consumer.fetch_watermarks(&self.name, partition, ASK) {
                 Ok((_, high)) => return high,
-                // A broker that was held has no leaders for a moment.
-                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.name),
+                // A broker that was held has no leaders for a moment, and librdkafka remembers that for long.
+                Err(error) => {
+                    assert!(Instant::now() < deadline, "{}: {error}", self.name);
+                    // Failing, it is asked again all the same.
+                    let _ = self.consumer.fetch_metadata(Some(&self.name), ASK);
+                }
             }
         };
         (0..).take(self.next.len()).map(end).collect()
