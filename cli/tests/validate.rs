@@ -79,25 +79,22 @@ fn the_example_can_work_and_is_explained() {
 
 /// Generations are hashes over all that decides a view's fold: they change with the engine's own.
 fn without_generations(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("default.view.") {
-        let (before, name) = rest.split_at(at);
-        out.push_str(before);
-        let end = name
-            .find([' ', ':', ';', ',', '\n', '-'])
-            .unwrap_or(name.len());
-        let (name, after) = name.split_at(end);
-        match name.rsplit_once('.') {
-            Some((view, last))
-                if last.len() == 6 && last.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
-            {
-                out.push_str(&format!("{view}.GENERATION"));
+    let is_generation = |word: &str| {
+        word.len() == 6
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            // Words that are made of these letters alone are names.
+            && word.bytes().any(|byte| byte.is_ascii_digit())
+    };
+    text.split_inclusive(|letter: char| !letter.is_alphanumeric())
+        .map(|word| {
+            let end = word.trim_end_matches(|letter: char| !letter.is_alphanumeric());
+            if is_generation(end) {
+                word.replacen(end, "GENERATION", 1)
+            } else {
+                word.to_owned()
             }
-            _ => out.push_str(name),
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
+        })
+        .collect()
 }
