@@ -60,13 +60,6 @@ impl<'a> Document<'a> {
         self.whole.get_or_init(|| parse(self.bytes))
     }
 
-    pub fn into_value(self) -> Value {
-        match self.whole.into_inner() {
-            Some(value) => value,
-            None => parse(self.bytes),
-        }
-    }
-
     /// As a variable whose fields are read where they stand. Expressions that use it as a whole need [`Document::value`].
     pub fn variable(&self) -> Variable<'_> {
         if self.fields.is_some() {

@@ -566,11 +566,8 @@ impl Shape {
         let mut seen = 0;
         let mut form = form;
         let mut begin = 0;
-        let bit = 1u64
-            << (found.len() * 7
-                + usize::from(*found.first().unwrap_or(&0))
-                + usize::from(*found.last().unwrap_or(&0)) * 3)
-                % 64;
+        let ends = [found.first(), found.last()].map(|byte| usize::from(*byte.unwrap_or(&0)));
+        let bit = 1u64 << ((found.len() * 7 + ends[0] + ends[1] * 3) % 64);
         if let Some(last) = self.steps.last() {
             seen = last.seen;
             form = form.max(last.form);
