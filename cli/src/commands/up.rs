@@ -126,6 +126,12 @@ fn point_model(plans: &mut [Plan], argument: &str, mounted: &Mounted) -> Result<
     pipeline::replace_model(plans, name, url, key_file.as_deref())
 }
 
+/// The log that everything here runs on.
+struct Opened {
+    log: Arc<dyn Log>,
+    offsets: Arc<dyn Offsets>,
+}
+
 struct Up<'a> {
     arguments: &'a Arguments,
     project: &'a Project,
@@ -145,7 +151,8 @@ impl Up<'_> {
         let batches = feed::batches(&events, &targets)?;
         self.screen.start(&self.facts());
 
-        let (log, offsets) = self.open()?;
+        let opened = self.open()?;
+        let log = Arc::clone(&opened.log);
         let topics =
             tokio::task::block_in_place(|| pipeline::create_topics(&*log, self.plans, self.place))?;
         let services = Services::new(Arc::clone(&log));
@@ -154,7 +161,7 @@ impl Up<'_> {
         let pipeline = Arc::new(Pipeline::start(self.plans, services, self.place)?);
 
         let worked = tokio::select! {
-            worked = self.work(&pipeline, &log, offsets, &batches, &targets, listener, &events) => worked,
+            worked = self.work(&pipeline, &opened, &batches, &targets, listener, &events) => worked,
             () = interrupted() => Ok(()),
         };
         shutdown.cancel();
@@ -178,8 +185,7 @@ impl Up<'_> {
     async fn work(
         &self,
         pipeline: &Arc<Pipeline>,
-        log: &Arc<dyn Log>,
-        offsets: Arc<dyn Offsets>,
+        opened: &Opened,
         batches: &[feed::Batch],
         targets: &BTreeMap<String, feed::Target>,
         listener: TcpListener,
@@ -189,9 +195,13 @@ impl Up<'_> {
             .ready(|stage, problem| self.screen.problem(stage, problem))
             .await?;
         let directory = self.project.directory(self.plans);
-        let gateway = Gateway::new(Arc::clone(log), offsets, directory)?;
+        let gateway = Gateway::new(
+            Arc::clone(&opened.log),
+            Arc::clone(&opened.offsets),
+            directory,
+        )?;
         let gateway = Arc::new(gateway.with_stages(Arc::clone(pipeline)));
-        let mut writer = log.writer()?;
+        let mut writer = opened.log.writer()?;
         let mut shown: Vec<Fed> = Vec::new();
         for (index, batch) in batches.iter().enumerate() {
             tokio::task::block_in_place(|| batch.write(events, targets, &mut *writer))?;
@@ -241,10 +251,13 @@ impl Up<'_> {
         Ok((running, registration))
     }
 
-    fn open(&self) -> Result<(Arc<dyn Log>, Arc<dyn Offsets>), Error> {
+    fn open(&self) -> Result<Opened, Error> {
         let Place::Kafka(servers) = self.place else {
             let log = Memory::new();
-            return Ok((Arc::new(log.clone()), Arc::new(log)));
+            return Ok(Opened {
+                log: Arc::new(log.clone()),
+                offsets: Arc::new(log),
+            });
         };
         let stages = || self.plans.iter().flat_map(|plan| &plan.stages);
         let config = stages()
@@ -261,7 +274,10 @@ impl Up<'_> {
             ..config
         };
         let log = Arc::new(Kafka::open(&config, "headwater.up")?);
-        Ok((Arc::clone(&log) as Arc<dyn Log>, log))
+        Ok(Opened {
+            log: Arc::clone(&log) as Arc<dyn Log>,
+            offsets: log,
+        })
     }
 
     /// Sources by name, over all namespaces.
