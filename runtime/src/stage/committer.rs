@@ -174,6 +174,8 @@ impl Committer {
         self.in_doubt = false;
         self.retry_at = None;
         self.failures = 0;
+        // No commit of it will succeed and say so.
+        self.life.board.solved("KafkaUnavailable", &self.id);
     }
 
     /// Opens the writer now, so that what a predecessor left open is ended before anything is read.
