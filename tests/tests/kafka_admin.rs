@@ -130,6 +130,7 @@ fn a_topic_from_its_creation_to_its_end() {
         admin.create(&[topic(&one, 1, &[])]).unwrap(),
         [Ok(Created::New)]
     );
+    until(&true, || admin.describe(&[&one]).unwrap()[0] != Ok(None));
     let second = admin.describe(&[&one]).unwrap()[0]
         .clone()
         .unwrap()
