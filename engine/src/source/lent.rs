@@ -261,14 +261,16 @@ mod tests {
     }
 
     fn bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
-        let object =
-            prop::collection::vec(("(a|b|c|at|\\\\u0061)", value()), 0..4).prop_map(|fields| {
-                let fields: Vec<String> = fields
-                    .iter()
-                    .map(|(name, value)| format!("\"{name}\":{value}"))
-                    .collect();
-                format!("{{{}}}", fields.join(", ")).into_bytes()
-            });
+        let fields = prop::collection::vec(("(a|b|c|at|\\\\u0061)", value()), 0..4);
+        let object = (fields, any::<bool>()).prop_map(|(fields, timed)| {
+            let fields: Vec<String> = fields
+                .iter()
+                .map(|(name, value)| format!("\"{name}\":{value}"))
+                // A time that every source can take, another one than the record's.
+                .chain(timed.then(|| "\"at\":9000000".to_owned()))
+                .collect();
+            format!("{{{}}}", fields.join(", ")).into_bytes()
+        });
         prop::option::weighted(
             0.95,
             prop_oneof![8 => object, 1 => value().prop_map(String::into_bytes), 1 => Just(b"{\"a\":\"\xff\"}".to_vec())],
@@ -284,12 +286,12 @@ mod tests {
             key in prop::option::of(prop::sample::select(vec![&b"x"[..], b"", b"1", b"\xff", b"\0m"])),
             of_key in prop::option::of(prop::sample::select(vec!["event.a", "key", "[key, event.b]", "event", "event.a + key", "headers.h"])),
             time in prop::option::of(prop::sample::select(vec!["timestampMillis(event.at)", "event.at", "time"])),
-            more in prop::sample::select(vec![
-                json!({}),
-                json!({"schema": {"type": "object", "properties": {"a": {"type": "number"}, "b": {}, "at": {}}}}),
-                json!({"keyFormat": "Json"}),
-                json!({"envelope": "Debezium"}),
-            ]),
+            more in prop_oneof![
+                6 => Just(json!({})),
+                1 => Just(json!({"schema": {"type": "object", "properties": {"a": {"type": "number"}, "b": {}, "at": {}}}})),
+                1 => Just(json!({"keyFormat": "Json"})),
+                1 => Just(json!({"envelope": "Debezium"})),
+            ],
         ) {
             let headers = [("h", Some(b"x".as_slice())), ("none", None)];
             // Some expressions do not go with that schema.
