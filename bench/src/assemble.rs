@@ -8,7 +8,7 @@ use headwater_engine::agent::{Agent, Assembly, Context, Freshness, Ready, Trigge
 use headwater_engine::config::{self, Input, Role};
 use headwater_engine::conversation::Past;
 use headwater_engine::lookup::Views;
-use headwater_engine::record::{NewRecord, Record};
+use headwater_engine::record::NewRecord;
 use headwater_engine::template::{Input as TemplateInput, Template};
 use headwater_engine::view::{Definition, View, intake::Intake};
 use headwater_operator::plan::{self, plan};
