@@ -259,6 +259,10 @@ impl Reader for ChaosReader {
 
     fn poll(&mut self, wait: Duration, on: &mut dyn FnMut(&Record<'_>)) -> Result<usize> {
         self.dice.step()?;
+        // A restore may last until its partition has left and come back.
+        if !self.dice.calm() && self.dice.below(100) < 15 {
+            std::thread::sleep(Duration::from_millis(self.dice.below(60)));
+        }
         self.inner.poll(wait.min(POLL), on)
     }
 
