@@ -17,7 +17,6 @@ use headwater_engine::view::{Definition, View};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 fn sources(more: &Value) -> BTreeMap<String, config::Source> {
     ["cards", "orders", "returns"]

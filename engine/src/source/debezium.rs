@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn keys_are_the_columns_of_the_primary_key() {
         let row = json!({"id": 7, "shop": "north", "email": "a@b"});
-        let change = postgres("u", Value::Null, row.clone());
+        let change = postgres("u", Value::Null, row);
         let of = |more: Value, key: Value| decode(&source(more), &key, Some(&change)).unwrap().key;
         // Of several columns the list, by name, whatever the order in the key.
         assert_eq!(

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// Goes up when the engine folds the same records into other bytes, or reads state topics otherwise.
-const FOLD_VERSION: u32 = 1;
+const FOLD_VERSION: u32 = 2;
 
 /// A generation of a view as its readers need it.
 #[derive(Clone, Debug, PartialEq)]

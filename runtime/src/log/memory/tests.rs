@@ -112,7 +112,7 @@ fn committed_offsets_wait_for_a_late_decision() {
     producer
         .transact(&[], Some((&metadata, &[(at(), offset.clone())])))
         .unwrap();
-    let later = hands.clone();
+    let later = hands;
     let waiter = std::thread::spawn(move || group.committed(&[at()]).unwrap());
     later.0.store(50, Ordering::Relaxed);
     assert_eq!(waiter.join().unwrap()[&at()], Some(offset));
