@@ -2,16 +2,18 @@
 
 use crate::naive::Raw;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::time::{Duration, Instant};
 
-const ASK: Duration = Duration::from_secs(20);
+const ASK: Duration = Duration::from_secs(10);
 /// Longer than a transaction of a killed process stays open.
 const READ: Duration = Duration::from_secs(40);
 
 pub struct Topic {
     pub name: String,
+    bootstrap: String,
     consumer: BaseConsumer,
     /// Read up to here.
     next: Vec<i64>,
@@ -19,17 +21,10 @@ pub struct Topic {
 
 impl Topic {
     pub fn new(bootstrap: &str, name: &str, partitions: i32) -> Self {
-        let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            .set("group.id", "plain-reader")
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .set("fetch.wait.max.ms", "50")
-            .create()
-            .unwrap();
         let mut topic = Self {
             name: name.to_owned(),
-            consumer,
+            bootstrap: bootstrap.to_owned(),
+            consumer: consumer(bootstrap),
             next: Vec::new(),
         };
         topic.grow(partitions);
@@ -51,18 +46,14 @@ impl Topic {
     /// High watermarks by partition.
     pub fn ends(&self) -> Vec<i64> {
         let deadline = Instant::now() + READ;
-        let end = |partition| loop {
-            match self.consumer.fetch_watermarks(&self.name, partition, ASK) {
-                Ok((_, high)) => return high,
-                // A broker that was held has no leaders for a moment, and librdkafka remembers that for long.
-                Err(error) => {
-                    assert!(Instant::now() < deadline, "{}: {error}", self.name);
-                    // Failing, it is asked again all the same.
-                    let _ = self.consumer.fetch_metadata(Some(&self.name), ASK);
-                }
+        // A broker that has just started knows no partitions for a moment, and a client that asked then remembers it for long: each try
+        // has a client of its own.
+        loop {
+            match ends(&consumer(&self.bootstrap), &self.name, self.next.len()) {
+                Ok(ends) => return ends,
+                Err(error) => assert!(Instant::now() < deadline, "{}: {error}", self.name),
             }
-        };
-        (0..).take(self.next.len()).map(end).collect()
+        }
     }
 
     /// Every record that came since the last call, up to the ends as they are now.
@@ -108,6 +99,24 @@ impl Topic {
             }
         }
     }
+}
+
+fn consumer(bootstrap: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "plain-reader")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "50")
+        .create()
+        .unwrap()
+}
+
+fn ends(of: &BaseConsumer, topic: &str, partitions: usize) -> KafkaResult<Vec<i64>> {
+    (0..)
+        .take(partitions)
+        .map(|partition| Ok(of.fetch_watermarks(topic, partition, ASK)?.1))
+        .collect()
 }
 
 /// Committed offsets of a group, by partition; 0 where there is none.
