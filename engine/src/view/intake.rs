@@ -31,6 +31,8 @@ pub struct Intake {
     /// Partitions of the input log.
     partitions: i32,
     lanes: BTreeMap<Place, Lane>,
+    /// Of each entry, all entries that read its topic, itself among them.
+    siblings: Vec<Vec<u32>>,
 }
 
 /// A `from` entry and a partition of its source.
@@ -114,11 +116,21 @@ impl Intake {
         let Input::Own { topic } = definition.input() else {
             return None;
         };
+        let topics = || definition.source_topics().zip(0u32..);
+        let siblings = topics()
+            .map(|(topic, _)| {
+                topics()
+                    .filter(|(other, _)| *other == topic)
+                    .map(|(_, from)| from)
+                    .collect()
+            })
+            .collect();
         Some(Self {
             topic: topic.clone(),
-            definition,
             partitions,
             lanes: BTreeMap::new(),
+            siblings,
+            definition,
         })
     }
 
@@ -333,21 +345,37 @@ impl Intake {
     }
 
     /// Where the oldest of the partitions' next events is, with its offset, unless one that is not known yet may be older.
+    ///
+    /// Entries that read one topic go through a partition of it together, in its order: one offset is committed for all of them, so an
+    /// event that overtook another entry's would be written again after a crash.
     fn oldest(&self, behind: &BTreeSet<Place>) -> Option<(Place, i64)> {
         let mut first: Option<(i64, Place, i64)> = None;
         for (place, lane) in &self.lanes {
+            let next = self.next_offset(*place);
             match lane.waiting.front() {
                 Some(event)
-                    if first
-                        .is_none_or(|(time, other, _)| (event.time, *place) < (time, other)) =>
+                    if next == Some(event.origin.offset)
+                        && first.is_none_or(|(time, other, _)| {
+                            (event.time, *place) < (time, other)
+                        }) =>
                 {
                     first = Some((event.time, *place, event.origin.offset));
                 }
-                None if behind.contains(place) => return None,
+                None if next.is_none() && behind.contains(place) => return None,
                 _ => {}
             }
         }
         first.map(|(_, place, offset)| (place, offset))
+    }
+
+    /// The lowest offset that waits in a partition, for any entry that reads it.
+    fn next_offset(&self, (from, partition): Place) -> Option<i64> {
+        self.siblings
+            .get(from as usize)?
+            .iter()
+            .filter_map(|from| self.lanes.get(&(*from, partition))?.waiting.front())
+            .map(|event| event.origin.offset)
+            .min()
     }
 
     /// Lets go what one record is to all `from` entries that read its topic: one offset is committed for all of them.
@@ -409,15 +437,9 @@ impl Intake {
     }
 
     /// All entries that read the same partition of the same topic.
-    fn siblings(&self, first: Place) -> Vec<Place> {
-        let topic = self.definition.source_topic(first.0);
-        self.lanes
-            .keys()
-            .filter(|(from, partition)| {
-                *partition == first.1 && self.definition.source_topic(*from) == topic
-            })
-            .copied()
-            .collect()
+    fn siblings(&self, (from, partition): Place) -> Vec<Place> {
+        let all = self.siblings.get(from as usize).into_iter().flatten();
+        all.map(|from| (*from, partition)).collect()
     }
 
     fn places(&self, topic: &str) -> Vec<u32> {

@@ -316,6 +316,43 @@ fn semantics_5_an_event_waits_for_partitions_whose_next_one_may_be_older() {
 }
 
 #[test]
+fn entries_of_one_topic_go_through_it_in_its_order_so_that_nothing_is_written_above_the_committed_offset()
+ {
+    let definition = compile(
+        json!([
+            {"name": "odd", "source": "a", "filter": "event == 1"},
+            {"name": "even", "source": "a", "filter": "event == 2"},
+            {"source": "b"},
+        ]),
+        latest(),
+        json!([]),
+    );
+    let mut intake = Intake::new(Arc::clone(&definition), 1).unwrap();
+    let keys = |records: &[NewRecord]| -> Vec<String> {
+        let text = |record: &NewRecord| {
+            String::from_utf8_lossy(record.key.as_deref().unwrap()).into_owned()
+        };
+        let keys = records.iter().map(text);
+        keys.filter(|key| !key.starts_with('\0')).collect()
+    };
+    put("first", json!(2), 50).lend(0, |record| intake.take(record));
+    put("second", json!(1), 10).lend(1, |record| intake.take(record));
+    let other = NewRecord {
+        topic: "t.b".into(),
+        ..put("other", json!(1), 20)
+    };
+    other.lend(0, |record| intake.take(record));
+    // The second is older, but behind the first of its partition, which another entry takes.
+    assert_eq!(keys(&intake.drain(&|topic, _| topic == "t.b")), ["other"]);
+    assert_eq!(intake.positions(), [("t.a", 0, 0), ("t.b", 0, 1)]);
+    assert_eq!(keys(&intake.drain(&|_, _| false)), ["first", "second"]);
+    assert_eq!(intake.positions(), [("t.a", 0, 2), ("t.b", 0, 1)]);
+    // An entry that has nothing there waits for nothing while another's event is the next.
+    put("third", json!(1), 60).lend(2, |record| intake.take(record));
+    assert_eq!(keys(&intake.drain(&|topic, _| topic == "t.a")), ["third"]);
+}
+
+#[test]
 fn semantics_5_of_what_waits_the_oldest_event_time_goes_first_and_partitions_keep_their_order() {
     let definition = compile(
         json!([{"source": "a"}, {"source": "b"}]),
