@@ -168,9 +168,12 @@ impl Committer {
         Ok(Outcome::Later)
     }
 
-    /// The batch at hand is given up, its partitions being another's now. Where it may have been committed,
-    /// the next [`Committer::open`] ends its transaction.
+    /// The batch at hand is given up, its partitions being another's now. Where it may have been committed, or
+    /// could not be aborted, the next [`Committer::open`] ends its transaction.
     pub(super) fn forget(&mut self) {
+        if self.failures > 0 {
+            self.writer = None;
+        }
         self.in_doubt = false;
         self.retry_at = None;
         self.failures = 0;
@@ -178,8 +181,12 @@ impl Committer {
         self.life.board.solved("KafkaUnavailable", &self.id);
     }
 
-    /// Opens the writer now, so that what a predecessor left open is ended before anything is read.
+    /// Opens the writer now, so that what a predecessor left open is ended before anything is read; also what
+    /// this one left, where an abort did not get through: else its offsets could not be read until it times out.
     pub(super) fn open(&mut self) -> log::Result<()> {
+        if self.failures > 0 {
+            self.writer = None;
+        }
         if self.writer.is_none() {
             self.writer = Some(self.log.transactional(&self.id)?);
         }

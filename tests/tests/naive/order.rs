@@ -7,22 +7,31 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub type Lane = Vec<Change>;
 
 /// The one legal order where everything waits before anything is taken. Among equal times the entry that comes first by name, then
-/// the lower partition. What one record is to several entries of the same topic goes at once; `topics` names the topic of each entry.
+/// the lower partition. Entries of the same topic go through a partition of it together, in its order, and what one record is to
+/// several of them goes at once; `topics` names the topic of each entry.
 pub fn of_backlog(lanes: &BTreeMap<(u32, i32), Lane>, topics: &[String]) -> Vec<Change> {
     let mut waiting: BTreeMap<(u32, i32), VecDeque<Change>> = lanes
         .iter()
         .map(|(place, lane)| (*place, lane.iter().cloned().collect()))
         .collect();
     let mut order = Vec::new();
+    let home = |place: &(u32, i32)| (&topics[place.0 as usize], place.1);
     while let Some((_, first)) = waiting
         .iter()
-        .filter_map(|(place, lane)| Some((lane.front()?.time, *place)))
+        .filter_map(|(place, lane)| {
+            let front = lane.front()?;
+            let is_next = waiting
+                .iter()
+                .filter(|(other, _)| home(other) == home(place))
+                .filter_map(|(_, lane)| lane.front())
+                .all(|other| other.origin.offset >= front.origin.offset);
+            is_next.then_some((front.time, *place))
+        })
         .min()
     {
         let offset = waiting[&first].front().unwrap().origin.offset;
         for (place, lane) in &mut waiting {
-            let same_partition = topics[place.0 as usize] == topics[first.0 as usize]
-                && place.1 == first.1
+            let same_partition = home(place) == home(&first)
                 && lane.front().is_some_and(|it| it.origin.offset == offset);
             if same_partition {
                 order.extend(lane.pop_front());

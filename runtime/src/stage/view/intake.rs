@@ -57,7 +57,7 @@ pub(super) struct Loop {
     stalled: BTreeSet<TopicPartition>,
     pending: Option<Batch>,
     joined: bool,
-    /// Since when events have been waiting.
+    /// Since when events have been waiting and none went.
     held_since: Option<Instant>,
     /// Something came in while the last wait for joins was under way, and needs one of its own.
     fenced: bool,

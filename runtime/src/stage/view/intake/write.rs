@@ -90,9 +90,11 @@ impl Loop {
         let overdue = self.held_since.is_some_and(|since| since.elapsed() >= HOLD);
         let drained = self.drain(passed, overdue);
         let mut records = self.note(group, drained)?;
+        // While others go it is not held: a long backlog goes in its order too. Marks alone are no event.
+        let went = records.len() > usize::try_from(self.partitions).unwrap_or(0);
         if self.waiting() == 0 {
             self.held_since = None;
-        } else if overdue || self.held_since.is_none() {
+        } else if overdue || went || self.held_since.is_none() {
             self.held_since = Some(Instant::now());
         }
         if !self.moved() {
@@ -196,6 +198,10 @@ impl Loop {
         let Some(batch) = self.pending.take() else {
             return Ok(true);
         };
+        // Nothing was read while this was written: that is no wait for others.
+        if let Some(since) = &mut self.held_since {
+            *since = Instant::now();
+        }
         for (partition, committed) in batch.offsets {
             if let Some(owned) = self.owned.get_mut(&partition) {
                 owned.committed = committed.offset;
