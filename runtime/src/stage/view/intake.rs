@@ -3,7 +3,7 @@
 //!
 //! Of what waits in the sources' logs the oldest goes first: so after records came in, the logs are asked
 //! for their ends, and an event is held until every partition is read up to there or shows its next one.
-//! It is held for at most [`HOLD`]: a transaction that stays open somewhere must not stop the view.
+//! It is held for at most [`HOLD`] once all that is at hand was read: a transaction that stays open somewhere must not stop the view.
 //! Where entries join other views, what waits goes once those hold what was in their logs ([`super::joins`]).
 //!
 //! Each transaction carries the projected records, a mark for every partition of the input log, dead
@@ -21,7 +21,7 @@ use super::super::resume::Intent;
 use super::super::status::{Part, Processed};
 use super::super::{Context, DRAIN, Error, Stall};
 use super::joins::Joins;
-use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, RECORDS_PER_POLL, Start};
 use crate::metrics;
 use headwater_engine::config::{InvalidRecords, View};
 use headwater_engine::fault::{Fault, dead_letter};
@@ -174,7 +174,7 @@ impl Loop {
     fn turn(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
         let mut rebalance = Rebalance::default();
         let mut stopped = Vec::new();
-        group.poll(self.wait(), &mut |event| match event {
+        let read = group.poll(self.wait(), &mut |event| match event {
             GroupEvent::Record(record) => {
                 if self.take(record) {
                     stopped.push(TopicPartition::new(record.topic, record.partition));
@@ -182,6 +182,12 @@ impl Loop {
             }
             event => rebalance.note(&event),
         })?;
+        // More is at hand already: what is missing may be behind it.
+        if read >= RECORDS_PER_POLL
+            && let Some(since) = &mut self.held_since
+        {
+            *since = Instant::now();
+        }
         if !stopped.is_empty() {
             group.pause(&stopped)?;
         }
