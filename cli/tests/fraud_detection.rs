@@ -111,26 +111,7 @@ fn runs(out: &Path, namespace: &str) {
 
 /// The rows of the aggregate in the view's own topic are what the transactions come to, each as of its card's last.
 fn rows(user: &User, out: &Path, namespace: &str) {
-    let folder = folder();
-    let plan = user.run(&[
-        "explain",
-        folder.to_str().unwrap(),
-        "--namespace",
-        namespace,
-        "--output",
-        "json",
-    ]);
-    let plan: Value = serde_json::from_str(plan.ok()).unwrap();
-    let state = plan["namespaces"][0]["topics"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|topic| topic["name"].as_str().unwrap())
-        .find(|name| {
-            name.starts_with(&format!("{namespace}.view.spending.")) && !name.ends_with(".dead")
-        })
-        .unwrap()
-        .to_owned();
+    let state = state_topic(user, &folder(), namespace, "spending");
     let mut written: BTreeMap<String, Value> = BTreeMap::new();
     for record in topic(out, &state) {
         let key = record["key"].as_str().unwrap();

@@ -150,28 +150,7 @@ fn progress() -> BTreeMap<String, Value> {
 
 /// The rows of a view, as its own topic holds them.
 fn rows(user: &User, out: &Path, namespace: &str, view: &str) -> BTreeMap<String, Value> {
-    let folder = folder();
-    let plan = user.run(&[
-        "explain",
-        folder.to_str().unwrap(),
-        "--namespace",
-        namespace,
-        "--output",
-        "json",
-    ]);
-    let plan: Value = serde_json::from_str(plan.ok()).unwrap();
-    let state = plan["namespaces"][0]["topics"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|topic| topic["name"].as_str().unwrap())
-        .find(|name| {
-            name.starts_with(&format!("{namespace}.view.{view}."))
-                && !name.ends_with(".dead")
-                && !name.ends_with("-in")
-        })
-        .unwrap()
-        .to_owned();
+    let state = state_topic(user, &folder(), namespace, view);
     let mut rows = BTreeMap::new();
     for record in topic(out, &state) {
         let key = record["key"].as_str().unwrap().to_owned();

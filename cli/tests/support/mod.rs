@@ -219,3 +219,29 @@ pub fn topic(folder: &Path, topic: &str) -> Vec<Value> {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
 }
+
+/// The topic that holds a view's rows, as the plan of its folder names it.
+pub fn state_topic(user: &User, folder: &Path, namespace: &str, view: &str) -> String {
+    let folder = folder.to_str().unwrap();
+    let plan = user.run(&[
+        "explain",
+        folder,
+        "--namespace",
+        namespace,
+        "--output",
+        "json",
+    ]);
+    let plan: Value = serde_json::from_str(plan.ok()).unwrap();
+    plan["namespaces"][0]["topics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|topic| topic["name"].as_str().unwrap())
+        .find(|name| {
+            name.starts_with(&format!("{namespace}.view.{view}."))
+                && !name.ends_with(".dead")
+                && !name.ends_with("-in")
+        })
+        .unwrap()
+        .to_owned()
+}

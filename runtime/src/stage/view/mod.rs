@@ -15,6 +15,8 @@ use super::serve::Rows;
 use super::{Context, Error, Parts};
 use fold::Fold;
 use headwater_engine::config::{Input, View};
+use headwater_engine::fault::leave_out_value;
+use headwater_engine::record::NewRecord;
 use headwater_engine::view::Definition;
 use headwater_engine::view::intake::Intake;
 use joins::Joins;
@@ -110,4 +112,20 @@ fn joined(context: &Context, definition: &Definition) -> Result<Option<Held>, Er
         definitions.insert(name.to_owned(), (view.clone(), definition));
     }
     Ok((!definitions.is_empty()).then(|| Held::new(definitions)))
+}
+
+/// What becomes of a batch's record that Kafka will never take. A dead letter may be larger than its topic allows, by the headers that
+/// say why: it goes without its value then. A value that was projected or folded fits.
+fn without_value(view: &View, record: Option<&mut NewRecord>, reason: String) -> Result<(), Error> {
+    match record {
+        Some(record) if record.topic == view.dead_topic && record.value.is_some() => {
+            tracing::warn!(reason, "a dead letter is written without its value");
+            leave_out_value(record);
+            Ok(())
+        }
+        _ => Err(Error::CheckpointRefused {
+            view: view.name.clone(),
+            reason,
+        }),
+    }
 }

@@ -4,11 +4,11 @@ use super::super::super::committer::Outcome;
 use super::super::super::rebalance::Rebalance;
 use super::super::super::resume::position;
 use super::super::super::{DRAIN, Error};
+use super::super::without_value;
 use super::{Batch, Fold, Owned};
 use crate::log::GroupReader;
 use crate::metrics;
 use crate::observe::Happening;
-use headwater_engine::fault::leave_out_value;
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,25 +110,13 @@ impl Fold {
         Ok(true)
     }
 
-    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
-    /// value then. A value that was folded fits.
     pub(super) fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
         let records = self
             .pending
             .iter_mut()
             .flat_map(|batch| batch.parts.values_mut());
         let record = records.flat_map(|(records, _)| records).nth(index);
-        match record {
-            Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
-                tracing::warn!(reason, "a dead letter is written without its value");
-                leave_out_value(record);
-                Ok(())
-            }
-            _ => Err(Error::CheckpointRefused {
-                view: self.view.name.clone(),
-                reason,
-            }),
-        }
+        without_value(&self.view, record, reason)
     }
 
     /// Checkpoints everything, for as long as a pod has to end.

@@ -5,11 +5,11 @@ use super::super::super::committer::Outcome;
 use super::super::super::reading::persist;
 use super::super::super::resume::position;
 use super::super::joins::{Joins, Passed};
+use super::super::without_value;
 use super::{Batch, HOLD, Loop};
 use crate::log::GroupReader;
 use crate::observe::Happening;
 use headwater_engine::config::InvalidRecords;
-use headwater_engine::fault::leave_out_value;
 use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_engine::view::intake::{Drained, Terms};
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,23 +214,9 @@ impl Loop {
         Ok(true)
     }
 
-    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its
-    /// value then. A value that was projected fits.
     fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
-        let record = self
-            .pending
-            .as_mut()
-            .and_then(|batch| batch.records.get_mut(index));
-        match record {
-            Some(record) if record.topic == self.view.dead_topic && record.value.is_some() => {
-                tracing::warn!(reason, "a dead letter is written without its value");
-                leave_out_value(record);
-                Ok(())
-            }
-            _ => Err(Error::CheckpointRefused {
-                view: self.view.name.clone(),
-                reason,
-            }),
-        }
+        let batch = self.pending.as_mut();
+        let record = batch.and_then(|batch| batch.records.get_mut(index));
+        without_value(&self.view, record, reason)
     }
 }
