@@ -199,7 +199,11 @@ fn question(example: &Path, stage: &config::Stage, agent: &Agent) -> Result<Trig
     let Role::Agent(config) = &stage.role else {
         return Err("the stage is no agent".into());
     };
-    let source = &config.trigger.source;
+    let source = config
+        .trigger
+        .from
+        .source()
+        .ok_or("the agent is not triggered by a source")?;
     let topic = &stage
         .sources
         .get(source)

@@ -88,7 +88,7 @@ impl Place {
             bed,
             json!({"agent": {
                 "name": "reader",
-                "trigger": {"source": "asked", "startFrom": "Latest", "deletes": "Ignore", "filter": null, "key": null},
+                "trigger": {"from": {"source": "asked"}, "startFrom": "Latest", "deletes": "Ignore", "filter": null, "key": null},
                 "slots": [{
                     "name": "flight", "required": false, "budgetTokens": null, "priority": 0,
                     "maxStalenessMs": null, "onStale": "Mark",

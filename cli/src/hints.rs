@@ -18,10 +18,11 @@ pub(crate) fn of(plans: &[Plan], events: &[Event]) -> Vec<String> {
         let Role::Agent(agent) = &stage.config.role else {
             continue;
         };
-        triggers.insert(agent.trigger.source.as_str());
-        let first = events
-            .iter()
-            .find(|event| *event.source == *agent.trigger.source);
+        let Some(source) = agent.trigger.from.source() else {
+            continue;
+        };
+        triggers.insert(source);
+        let first = events.iter().find(|event| *event.source == *source);
         if let Some(Value::Object(fields)) = first.map(Event::json)
             && let Some(Value::String(text)) = fields.get("text")
         {

@@ -48,6 +48,10 @@ pub enum Outcome {
     Done,
     /// `when` was false: no model was asked.
     Skipped,
+    /// A run of the same `once` key was done before, or waits.
+    Duplicate,
+    /// A newer trigger of its key took its place.
+    Coalesced,
     Failed,
 }
 

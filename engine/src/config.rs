@@ -134,6 +134,10 @@ pub struct View {
     pub state_topic: String,
     /// Where this view's refused records go.
     pub dead_topic: String,
+    /// Each change of a row, with what it was before, in the order in which they were folded; only where an agent is
+    /// triggered by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes_topic: Option<String>,
     /// A key is gone so long after its last event, by the reader's time; absent: never.
     #[serde(default)]
     pub expire_after_ms: Option<i64>,
@@ -353,6 +357,9 @@ pub struct Agent {
     pub conversation: Option<Conversation>,
     pub prompt: Option<Prompt>,
     pub model: Option<Model>,
+    /// JSON Schema that the model's answer has to fit; the outputs see it as `result.json`.
+    #[serde(default)]
+    pub result_schema: Option<serde_json::Value>,
     pub outputs: Vec<Output>,
     pub delivery: Delivery,
     pub audit: Audit,
@@ -366,6 +373,9 @@ pub struct Agent {
 #[serde(rename_all = "camelCase")]
 pub struct AgentTopics {
     pub conversation: Option<String>,
+    /// Steps of runs that are not over, and what must not run twice; absent where the agent needs neither.
+    #[serde(default)]
+    pub journal: Option<String>,
     pub runs: String,
     pub dead: String,
 }
@@ -373,13 +383,54 @@ pub struct AgentTopics {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trigger {
-    /// Name of the source in [`Stage::sources`].
-    pub source: String,
+    pub from: TriggerFrom,
     pub start_from: StartFrom,
     pub deletes: Deletes,
     pub filter: Option<String>,
-    /// CEL; absent: the event's key.
+    /// A run for every row found, which its expressions and templates see as `match`. The limit is not asked.
+    #[serde(default)]
+    pub for_each: Option<Lookup>,
+    /// CEL; absent: the event's key, with `for_each` the row's.
     pub key: Option<String>,
+    #[serde(default)]
+    pub once: Option<Once>,
+    /// How long a trigger waits for a newer one of its key, which takes its place; 0: every trigger runs.
+    #[serde(default)]
+    pub coalesce_ms: u64,
+    /// The topic of the agent's own from which runs start, one record each, keyed by the run's key. Absent: runs start
+    /// from the records of `from`, whose keys are the runs'.
+    #[serde(default)]
+    pub input: Option<String>,
+}
+
+/// Whose records trigger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TriggerFrom {
+    /// Name of the source in [`Stage::sources`]: a run for every event.
+    Source(String),
+    /// Name of the view in [`Stage::views`]: a run for every change of a row, read from [`View::changes_topic`].
+    View(String),
+}
+
+impl TriggerFrom {
+    /// The source's name, if it is one.
+    pub fn source(&self) -> Option<&str> {
+        match self {
+            Self::Source(name) => Some(name),
+            Self::View(_) => None,
+        }
+    }
+}
+
+/// No second run for the same thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Once {
+    /// CEL giving a key: what must not run twice under one run's key.
+    pub key: String,
+    /// For so long after a run of it was done, by the triggers' times.
+    pub within_ms: i64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

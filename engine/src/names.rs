@@ -86,6 +86,11 @@ pub fn input_topic(namespace: &str, view: &str, generation: &str) -> String {
     format!("{namespace}.view.{view}.{generation}-in")
 }
 
+/// Each change of a row of a view's generation, for agents that are triggered by it.
+pub fn changes_topic(namespace: &str, view: &str, generation: &str) -> String {
+    format!("{namespace}.view.{view}.{generation}.changes")
+}
+
 /// The generation that a topic belongs to, if it is one of a generation of this view.
 pub fn generation_of<'a>(namespace: &str, view: &str, topic: &'a str) -> Option<&'a str> {
     let rest = topic
@@ -97,12 +102,22 @@ pub fn generation_of<'a>(namespace: &str, view: &str, topic: &'a str) -> Option<
     let hexadecimal = generation
         .bytes()
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    (hexadecimal && (part.is_empty() || part == "-in")).then_some(generation)
+    (hexadecimal && matches!(part, "" | "-in" | ".changes")).then_some(generation)
 }
 
 /// The turns of an agent's conversations.
 pub fn conversation_topic(namespace: &str, agent: &str) -> String {
     format!("{namespace}.agent.{agent}.conversation")
+}
+
+/// Where an agent's runs start, if not from the records of what triggers it.
+pub fn trigger_topic(namespace: &str, agent: &str) -> String {
+    format!("{namespace}.agent.{agent}.in")
+}
+
+/// Steps of an agent's runs that are not over.
+pub fn journal_topic(namespace: &str, agent: &str) -> String {
+    format!("{namespace}.agent.{agent}.journal")
 }
 
 /// The audit records of an agent's runs.

@@ -71,6 +71,7 @@ fn view(fold: config::Fold, indexes: &[(&str, &str)], records: &[(&str, Value, i
         },
         state_topic: "shop.view.v.000000".into(),
         dead_topic: "shop.view.v.dead".into(),
+        changes_topic: None,
         expire_after_ms: None,
         serve: None,
         sources: BTreeMap::new(),

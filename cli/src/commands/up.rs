@@ -286,7 +286,7 @@ impl Up<'_> {
         let directory = self.project.directory(self.plans);
         for ((namespace, name), source) in &directory.sources {
             let starts_runs = directory.agents.iter().any(|((other, _), stage)| {
-                other == namespace && matches!(&stage.role, headwater_engine::config::Role::Agent(agent) if agent.trigger.source == *name)
+                other == namespace && matches!(&stage.role, headwater_engine::config::Role::Agent(agent) if agent.trigger.from.source() == Some(name))
             });
             let id = (namespace.clone(), name.clone());
             let siblings = directory.siblings.get(&id).cloned();

@@ -124,7 +124,7 @@ impl Gateway {
         };
         let source = stage
             .sources
-            .get(&agent.trigger.source)
+            .get(agent.trigger.from.source().unwrap_or_default())
             .ok_or_else(|| Error::internal("the trigger's source is missing"))?;
         let value = compose(source, ask)?;
         let mut record = record(source, Some(&value), ask.key.as_deref())?;

@@ -301,7 +301,9 @@ fn check_position(
 fn flows(stage: &Stage) -> Result<Vec<Flow>, Error> {
     match &stage.role {
         Role::Agent(agent) => {
-            let source = stage.sources.get(&agent.trigger.source);
+            let source = stage
+                .sources
+                .get(agent.trigger.from.source().unwrap_or_default());
             let source =
                 source.ok_or_else(|| Error::internal("the trigger's source is missing"))?;
             Ok(vec![Flow {

@@ -16,6 +16,8 @@ pub(super) fn title(record: &Record) -> String {
     let did = match record.outcome {
         Outcome::Done => "answered",
         Outcome::Skipped => "skipped",
+        Outcome::Duplicate => "duplicate",
+        Outcome::Coalesced => "coalesced",
         Outcome::Failed => "failed on",
     };
     format!("{name} {did} {}", record.trigger.position)

@@ -91,11 +91,12 @@ impl Agent {
                 "the stage is no agent",
             ));
         };
-        let Some(source) = stage.sources.get(&agent.trigger.source) else {
+        let name = agent.trigger.from.source().unwrap_or_default();
+        let Some(source) = stage.sources.get(name) else {
             return Err(CompileError::one(
                 "spec.trigger.sourceRef.name",
                 reason::REFERENCE_NOT_FOUND,
-                format!("there is no EventSource '{}'", agent.trigger.source),
+                format!("there is no EventSource '{name}'"),
             ));
         };
         let source = Source::compile(source)?;

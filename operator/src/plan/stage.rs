@@ -38,13 +38,14 @@ pub(crate) fn agent(
     read: &BTreeMap<String, Folded>,
 ) -> Option<config::Stage> {
     let known: BTreeMap<&str, &Source> = working(sources).collect();
-    let own = std::iter::once(&agent.config.trigger.source)
-        .chain(agent.config.outputs.iter().map(|output| &output.source));
+    let outputs = agent.config.outputs.iter();
+    let own = (agent.config.trigger.from.source().into_iter())
+        .chain(outputs.map(|output| output.source.as_str()));
     let mut stage = config::Stage {
         namespace: namespace.to_owned(),
         kafka: cluster.config.clone(),
         sources: own
-            .map(|name| Some((name.clone(), known.get(name.as_str())?.config.clone())))
+            .map(|name| Some((name.to_owned(), known.get(name)?.config.clone())))
             .collect::<Option<_>>()?,
         views: BTreeMap::new(),
         role: config::Role::Agent(Box::new(agent.config.clone())),

@@ -121,7 +121,7 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
         };
         let Some(trigger) = validation
             .sources
-            .get(&agent.config.trigger.source)
+            .get(agent.config.trigger.from.source().unwrap_or_default())
             .and_then(Outcome::ok)
         else {
             continue;

@@ -101,6 +101,7 @@ pub(super) fn check(
             }),
         prompt,
         model: model.map(|model| model.config.clone()),
+        result_schema: None,
         outputs,
         delivery: delivery(&spec.delivery),
         audit: match spec.audit.content {
@@ -113,6 +114,7 @@ pub(super) fn check(
                 .conversation
                 .is_some()
                 .then(|| topics::conversation_topic(namespace, name)),
+            journal: None,
             runs: topics::runs_topic(namespace, name),
             dead: topics::dead_topic(namespace, topics::Owner::Agent, name),
         },
@@ -241,7 +243,7 @@ fn trigger(
         }
     }
     config::Trigger {
-        source: name,
+        from: config::TriggerFrom::Source(name),
         start_from: match trigger.start_from {
             crd::StartFrom::Latest => config::StartFrom::Latest,
             crd::StartFrom::Earliest => config::StartFrom::Earliest,
@@ -251,7 +253,11 @@ fn trigger(
             crd::Deletes::Run => config::Deletes::Run,
         },
         filter: trigger.filter.clone(),
+        for_each: None,
         key: None,
+        once: None,
+        coalesce_ms: 0,
+        input: None,
     }
 }
 

@@ -147,6 +147,7 @@ pub(super) fn check(
         },
         state_topic: String::new(),
         dead_topic: topics::dead_topic(namespace, topics::Owner::View, name),
+        changes_topic: None,
         expire_after_ms: spec
             .expire_after_seconds
             .map(|seconds| i64::from(seconds) * 1_000),

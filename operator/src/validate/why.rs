@@ -14,7 +14,7 @@ pub(super) fn agent(
 ) -> Vec<String> {
     let mut lines = Vec::new();
     let topic = sources
-        .get(&agent.trigger.source)
+        .get(agent.trigger.from.source().unwrap_or_default())
         .and_then(Outcome::ok)
         .map_or("?", |source| source.config.topic.as_str());
     let which = agent.trigger.filter.as_ref().map_or_else(

@@ -183,7 +183,7 @@ impl Bed {
         let mut stage = self.common();
         stage["role"] = json!({"agent": {
             "name": "helper",
-            "trigger": {"source": "questions", "startFrom": "Earliest", "deletes": "Ignore", "filter": "event.text != 'ignore'", "key": null},
+            "trigger": {"from": {"source": "questions"}, "startFrom": "Earliest", "deletes": "Ignore", "filter": "event.text != 'ignore'", "key": null},
             "slots": [{
                 "name": "flight",
                 "lookup": {"view": "flights", "by": {"key": "event.flight"}, "index": null, "where": null, "orderBy": null, "order": "Ascending", "limit": 20},

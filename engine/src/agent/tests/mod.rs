@@ -36,7 +36,7 @@ views:
 role:
   agent:
     name: helper
-    trigger: {source: questions, startFrom: Latest, deletes: Ignore, filter: null, key: null}
+    trigger: {from: {source: questions}, startFrom: Latest, deletes: Ignore, filter: null, key: null}
     slots: []
     freshnessWaitMs: 250
     when: null
