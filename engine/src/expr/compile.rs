@@ -59,6 +59,7 @@ fn parse(text: &str, names: &Names, wanted: Wanted) -> Result<Expression, Error>
     check_wanted(&shape, wanted).map_err(|message| at(1, 1, message))?;
     Ok(Expression {
         text: text.into(),
+        direct: super::direct::Direct::of(&root),
         root,
         locals: checker.locals_max,
         reads: checker.reads,

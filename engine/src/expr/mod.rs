@@ -8,6 +8,7 @@
 //! expression's text, never a silent `false`; what an expression does not read costs nothing.
 
 mod compile;
+mod direct;
 mod evaluate;
 mod functions;
 mod lists;
@@ -126,6 +127,8 @@ pub enum Wanted {
 pub struct Expression {
     text: Box<str>,
     root: evaluate::Node,
+    /// The same, where it is of the simplest kind.
+    direct: Option<direct::Direct>,
     locals: usize,
     /// Fields read below each root; `None` among them stands for the root as a whole.
     reads: BTreeMap<String, BTreeSet<Option<String>>>,
@@ -225,6 +228,9 @@ impl Expression {
     /// # Errors
     /// `ExpressionFailed`, also where the result is no bool.
     pub fn truth(&self, variables: &dyn Variables) -> Result<bool, Fault> {
+        if let Some(truth) = self.direct.as_ref().and_then(|own| own.truth(variables)) {
+            return Ok(truth);
+        }
         self.run(variables, |value| match value {
             Val::Bool(bool) => Ok(bool),
             other => Err(format!("gives {}, a bool is needed", other.described()).into()),
@@ -255,6 +261,9 @@ impl Expression {
     /// # Errors
     /// As [`Expression::key`].
     pub fn key_text<'a>(&'a self, variables: &'a dyn Variables) -> Result<Option<Text<'a>>, Fault> {
+        if let Some(text) = self.direct.as_ref().and_then(|own| own.text(variables)) {
+            return Text::from_text(text).map_err(|fault| self.at(fault));
+        }
         let found = evaluate::evaluate(&self.root, self.locals, variables)
             .map_err(|failure| self.fault(&failure))?;
         match found {
