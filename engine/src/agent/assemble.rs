@@ -12,6 +12,7 @@ use crate::lookup::{Read, Views};
 use crate::model::Message;
 use crate::prompt::{self, Draft, Held, SlotPlan};
 use crate::time::rfc3339;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,8 +54,9 @@ pub enum Assembly {
     Ready(Ready),
 }
 
-/// A run that has been assembled.
-#[derive(Clone, Debug)]
+/// A run that has been assembled. The journal keeps it whole, so that a run goes on from it elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Ready {
     /// Absent where the agent makes no prompt, and for a skipped run.
     pub prompt: Option<Assembled>,
@@ -72,7 +74,7 @@ pub struct Ready {
 }
 
 /// A prompt as it is sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Assembled {
     pub messages: Arc<[Message]>,
     pub tokens: usize,
@@ -80,7 +82,7 @@ pub struct Assembled {
     pub hash: String,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct NextTurn {
     pub(super) number: u64,
     pub(super) ends: Vec<u64>,

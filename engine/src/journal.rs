@@ -1,0 +1,372 @@
+//! What has to outlive a process while a run is under way: its finished steps, how often it was begun,
+//! and what must not run twice.
+//!
+//! A record of the agent's journal topic (compacted, in the partition of the trigger log) is one of
+//!
+//! | key | value |
+//! |---|---|
+//! | `<run>/<number>` | a finished [`Step`] of a run that is not over; the first carries what the run was told |
+//! | `<run>/attempts` | [`Attempts`]: how often a run was begun that may have ended its process |
+//! | `\0o`, length of the trigger key in 4 bytes, trigger key, once key | [`Once`]: the last run that was done for this |
+//!
+//! A run's records get tombstones in the transaction that ends it ([`Store::ending`]). The store holds one
+//! partition's records and is changed only by what was committed: [`Change::record`] makes a record of a
+//! change, [`Store::apply`] comes after the commit.
+//!
+//! Invariant: the store is a function of the topic's records, the last of each key.
+
+use crate::agent::Ready;
+use crate::fault::{Fault, Reason};
+use crate::key::Key;
+use crate::model::Reply;
+use crate::names::RESERVED;
+use crate::record::{NewRecord, Record};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The largest value of a record, in bytes; Kafka's own limit is 1 MiB with headers.
+pub const BYTES_MAX: usize = 900 * 1_024;
+
+const ATTEMPTS: &str = "attempts";
+/// Begins the key of what must not run twice; a run's id never begins with the first byte.
+const ONCE: [u8; 2] = [RESERVED, b'o'];
+/// Bytes of the length of the trigger key.
+const LENGTH: usize = 4;
+
+/// A step that need not be repeated: what a model said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Of the run's record in the trigger log.
+    pub offset: i64,
+    /// What the run was told, and from where: with the first step only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Box<Ready>>,
+    pub reply: Reply,
+}
+
+/// How often a run was begun without any sign that it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempts {
+    /// Of the run's record in the trigger log.
+    pub offset: i64,
+    pub count: u32,
+}
+
+/// The last run that was done for a once key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Once {
+    pub run: String,
+    /// Event time of its trigger, milliseconds since the epoch.
+    pub time: i64,
+}
+
+/// Which record of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Id {
+    Step { run: String, number: u32 },
+    Attempts { run: String },
+    Once { key: Option<Key>, once: Key },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Held {
+    Step(Arc<Step>),
+    Attempts(Attempts),
+    Once(Once),
+}
+
+/// One record of the journal, to be written; without a value it is a tombstone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    id: Id,
+    held: Option<Held>,
+}
+
+impl Change {
+    /// `number`: from 1.
+    pub fn step(run: &str, number: u32, step: Arc<Step>) -> Self {
+        let run = run.to_owned();
+        Self {
+            id: Id::Step { run, number },
+            held: Some(Held::Step(step)),
+        }
+    }
+
+    pub fn attempts(run: &str, attempts: Attempts) -> Self {
+        let run = run.to_owned();
+        Self {
+            id: Id::Attempts { run },
+            held: Some(Held::Attempts(attempts)),
+        }
+    }
+
+    /// `key`: the trigger's, absent where it has none.
+    pub fn once(key: Option<&Key>, once: &Key, done: Once) -> Self {
+        Self {
+            id: Id::Once {
+                key: key.cloned(),
+                once: once.clone(),
+            },
+            held: Some(Held::Once(done)),
+        }
+    }
+
+    /// The record, for a partition of the journal topic.
+    ///
+    /// # Errors
+    /// `TooLarge` for a value over [`BYTES_MAX`].
+    pub fn record(&self, topic: &str, partition: i32) -> Result<NewRecord, Fault> {
+        let value = match &self.held {
+            None => None,
+            Some(Held::Step(step)) => Some(serde_json::to_vec(&**step)),
+            Some(Held::Attempts(attempts)) => Some(serde_json::to_vec(attempts)),
+            Some(Held::Once(once)) => Some(serde_json::to_vec(once)),
+        };
+        let value = value.transpose().map_err(|error| {
+            Fault::new(
+                Reason::InvalidInternalRecord,
+                format!("a record of the journal cannot be written as JSON: {error}"),
+            )
+        })?;
+        let bytes = value.as_ref().map_or(0, Vec::len);
+        if bytes > BYTES_MAX {
+            return Err(Fault::new(
+                Reason::TooLarge,
+                format!(
+                    "a record of the journal would have {bytes} bytes, the limit is {BYTES_MAX}"
+                ),
+            ));
+        }
+        Ok(NewRecord {
+            topic: topic.to_owned(),
+            partition: Some(partition),
+            key: Some(self.id.bytes()),
+            value,
+            ..NewRecord::default()
+        })
+    }
+}
+
+impl Id {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Step { run, number } => format!("{run}/{number}").into_bytes(),
+            Self::Attempts { run } => format!("{run}/{ATTEMPTS}").into_bytes(),
+            Self::Once { key, once } => {
+                let key = key.as_ref().map(Key::as_bytes).unwrap_or_default();
+                // A key is part of a record, so shorter than that.
+                let length = u32::try_from(key.len()).unwrap_or(u32::MAX);
+                let mut bytes = ONCE.to_vec();
+                bytes.extend_from_slice(&length.to_be_bytes());
+                bytes.extend_from_slice(key);
+                bytes.extend_from_slice(once.as_bytes());
+                bytes
+            }
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        if let Some(rest) = bytes.strip_prefix(&ONCE) {
+            let (length, rest) = rest.split_at_checked(LENGTH)?;
+            let length = u32::from_be_bytes(length.try_into().ok()?);
+            let (key, once) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+            let once = Key::from_bytes(once).ok()??;
+            let key = Key::from_bytes(key).ok()?;
+            return Some(Self::Once { key, once });
+        }
+        let (run, part) = std::str::from_utf8(bytes).ok()?.rsplit_once('/')?;
+        if run.is_empty() {
+            return None;
+        }
+        let run = run.to_owned();
+        if part == ATTEMPTS {
+            return Some(Self::Attempts { run });
+        }
+        let number = part.parse().ok().filter(|number| *number > 0)?;
+        Some(Self::Step { run, number })
+    }
+
+    fn read(&self, value: &[u8]) -> serde_json::Result<Held> {
+        Ok(match self {
+            Self::Step { .. } => Held::Step(serde_json::from_slice(value)?),
+            Self::Attempts { .. } => Held::Attempts(serde_json::from_slice(value)?),
+            Self::Once { .. } => Held::Once(serde_json::from_slice(value)?),
+        })
+    }
+}
+
+/// What the journal has of one run.
+#[derive(Debug, Default)]
+struct Run {
+    steps: BTreeMap<u32, Arc<Step>>,
+    attempts: Option<Attempts>,
+}
+
+impl Run {
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.attempts.is_none()
+    }
+
+    fn offset(&self) -> Option<i64> {
+        let step = self.steps.values().next().map(|step| step.offset);
+        step.or(self.attempts.map(|attempts| attempts.offset))
+    }
+}
+
+/// The journal of one partition of the trigger log.
+#[derive(Debug, Default)]
+pub struct Store {
+    runs: HashMap<String, Run>,
+    once: HashMap<(Option<Key>, Key), Once>,
+    /// The same, oldest first.
+    once_by_time: BTreeSet<(i64, Option<Key>, Key)>,
+}
+
+impl Store {
+    /// Takes a record of the journal topic, read in the log's order.
+    ///
+    /// # Errors
+    /// `InvalidInternalRecord` for a record that no agent wrote; the store is as it was.
+    pub fn restore(&mut self, record: &Record<'_>) -> Result<(), Fault> {
+        let id = record
+            .key
+            .and_then(Id::parse)
+            .ok_or_else(|| invalid(record, "its key is none of a step, attempts or a once key"))?;
+        let held = match record.value {
+            None => None,
+            Some(value) => Some(
+                id.read(value)
+                    .map_err(|_| invalid(record, "its value does not belong to its key"))?,
+            ),
+        };
+        self.apply(Change { id, held });
+        Ok(())
+    }
+
+    /// Takes a change whose transaction has been committed.
+    pub fn apply(&mut self, change: Change) {
+        match (change.id, change.held) {
+            (Id::Step { run, number }, Some(Held::Step(step))) => {
+                self.runs.entry(run).or_default().steps.insert(number, step);
+            }
+            (Id::Step { run, number }, _) => {
+                self.forget(&run, |held| {
+                    held.steps.remove(&number);
+                });
+            }
+            (Id::Attempts { run }, Some(Held::Attempts(attempts))) => {
+                self.runs.entry(run).or_default().attempts = Some(attempts);
+            }
+            (Id::Attempts { run }, _) => self.forget(&run, |held| held.attempts = None),
+            (Id::Once { key, once }, done) => {
+                if let Some(former) = self.once.remove(&(key.clone(), once.clone())) {
+                    let former = (former.time, key.clone(), once.clone());
+                    self.once_by_time.remove(&former);
+                }
+                if let Some(Held::Once(done)) = done {
+                    self.once_by_time
+                        .insert((done.time, key.clone(), once.clone()));
+                    self.once.insert((key, once), done);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, run: &str, what: impl FnOnce(&mut Run)) {
+        if let Some(held) = self.runs.get_mut(run) {
+            what(held);
+            if held.is_empty() {
+                self.runs.remove(run);
+            }
+        }
+    }
+
+    /// The finished steps of a run, from the first without a gap; none where the first is not there, which a run
+    /// cannot go on from.
+    pub fn steps(&self, run: &str) -> Vec<Arc<Step>> {
+        let steps = self.runs.get(run).map(|held| &held.steps);
+        let steps = (1..).zip(steps.into_iter().flatten());
+        steps
+            .take_while(|(expected, (number, _))| expected == *number)
+            .map(|(_, (_, step))| Arc::clone(step))
+            .collect()
+    }
+
+    /// How often a run was begun, as far as that was written.
+    pub fn attempts(&self, run: &str) -> u32 {
+        let attempts = self.runs.get(run).and_then(|held| held.attempts);
+        attempts.map_or(0, |attempts| attempts.count)
+    }
+
+    /// The last run of this trigger key that was done for this once key.
+    pub fn once(&self, key: Option<&Key>, once: &Key) -> Option<&Once> {
+        // A lookup by parts would need a type of its own; keys are short.
+        self.once.get(&(key.cloned(), once.clone()))
+    }
+
+    /// Tombstones for all that the journal has of a run, for the transaction that ends it.
+    pub fn ending(&self, run: &str) -> Vec<Change> {
+        self.runs
+            .get(run)
+            .map(|held| tombstones(run, held))
+            .unwrap_or_default()
+    }
+
+    /// Tombstones for what was left of runs before `offset` of the trigger log: a partition that goes on there, by
+    /// somebody's decision, never ends them.
+    pub fn before(&self, offset: i64) -> Vec<Change> {
+        self.runs
+            .iter()
+            .filter(|(_, held)| held.offset().is_some_and(|own| own < offset))
+            .flat_map(|(run, held)| tombstones(run, held))
+            .collect()
+    }
+
+    /// Tombstones for at most `limit` once keys whose last run was triggered before `time`, the oldest first.
+    pub fn once_before(&self, time: i64, limit: usize) -> Vec<Change> {
+        self.once_by_time
+            .iter()
+            .take_while(|(own, ..)| *own < time)
+            .take(limit)
+            .map(|(_, key, once)| Change {
+                id: Id::Once {
+                    key: key.clone(),
+                    once: once.clone(),
+                },
+                held: None,
+            })
+            .collect()
+    }
+
+    /// Runs of which something is left.
+    pub fn runs(&self) -> usize {
+        self.runs.len()
+    }
+}
+
+fn tombstones(run: &str, held: &Run) -> Vec<Change> {
+    let steps = held.steps.keys().map(|number| Id::Step {
+        run: run.to_owned(),
+        number: *number,
+    });
+    let attempts = held.attempts.map(|_| Id::Attempts {
+        run: run.to_owned(),
+    });
+    let ids = steps.chain(attempts);
+    ids.map(|id| Change { id, held: None }).collect()
+}
+
+fn invalid(record: &Record<'_>, what: &str) -> Fault {
+    Fault::new(
+        Reason::InvalidInternalRecord,
+        format!("record {} of the journal topic: {what}", record.position()),
+    )
+}
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;
