@@ -171,6 +171,11 @@ pub fn leave_out_value(letter: &mut NewRecord) {
     }
 }
 
+/// Says in a dead letter that its record's value was too large to come along.
+pub fn say_value_is_gone(letter: &mut NewRecord) {
+    letter.headers.push((header::NO_VALUE.to_owned(), None));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,6 +29,12 @@ pub mod header {
     pub const STATE: &str = "hw-st";
     /// State topics of views that expire: event time of the key's last event, ASCII decimal, milliseconds since the epoch.
     pub const LAST: &str = "hw-l";
+    /// Input logs of agents: the record's own key, as it was.
+    pub const TAKEN_KEY: &str = "hw-k";
+    /// Input logs of agents: the row that the run is for, as JSON; null where it is for none.
+    pub const TAKEN_ROW: &str = "hw-m";
+    /// Input logs of agents: where the record stood, and whether it was refused, as JSON.
+    pub const TAKEN: &str = "hw-in";
     /// Dead letters: why, and where the record came from.
     pub const REASON: &str = "headwater-reason";
     /// Dead letters: what was expected and where, in words.

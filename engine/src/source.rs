@@ -51,6 +51,10 @@ pub struct Event {
     pub root: Position,
     /// How many agents the chain has passed through.
     pub hops: u32,
+    /// The value before the change that this is; absent where it is none. The variable `previous`.
+    pub previous: Option<Value>,
+    /// The row that a run was started for, with `_key`; absent where there is none. The variable `match`.
+    pub row: Option<Value>,
 }
 
 impl Variables for Event {
@@ -63,6 +67,8 @@ impl Variables for Event {
             },
             "headers" => Variable::Json(&self.headers),
             "time" => Variable::Timestamp(self.time),
+            "previous" => Variable::Json(self.previous.as_ref()?),
+            "match" => Variable::Json(self.row.as_ref()?),
             _ => return None,
         })
     }
@@ -274,6 +280,8 @@ impl Source {
             position,
             headers,
             value,
+            previous: None,
+            row: None,
         })
     }
 

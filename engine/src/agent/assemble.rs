@@ -138,7 +138,7 @@ impl Agent {
     /// The template input before anything is read: the event and the run.
     pub(super) fn base_input(&self, trigger: &Trigger, attempt: u32) -> Map<String, Value> {
         let event = &trigger.event;
-        Map::from_iter([
+        let mut input = Map::from_iter([
             ("event".to_owned(), event.value.clone()),
             (
                 "key".to_owned(),
@@ -159,7 +159,13 @@ impl Agent {
                     "hops": trigger.hops,
                 }),
             ),
-        ])
+        ]);
+        for (name, value) in [("previous", &event.previous), ("match", &event.row)] {
+            if let Some(value) = value {
+                input.insert(name.to_owned(), value.clone());
+            }
+        }
+        input
     }
 
     /// The template input of a run that could not be assembled: every slot null.

@@ -51,7 +51,7 @@ impl Agent {
         }
         let turn = self.turn(trigger, ready, reply);
         if let (Some(conversation), Some(turn)) = (&self.conversation, &turn) {
-            let partition = trigger.position.partition;
+            let partition = trigger.partition;
             let turn = turn_records(&conversation.topic, partition, turn);
             records.extend(turn.map_err(|error| unwritable(&error))?);
         }
@@ -66,7 +66,7 @@ impl Agent {
                 answer: Some(reply.text.clone()),
             });
         }
-        records.push(self.audit_record(&summary)?);
+        records.push(self.audit_record(&summary, trigger.partition)?);
         Ok(Completion {
             records,
             turn,

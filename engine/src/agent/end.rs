@@ -4,7 +4,7 @@ use super::complete::{make, prompt_value, unwritable};
 use super::{Agent, Completion, Ready, Trigger};
 use crate::audit;
 use crate::config::{InvalidRecords, OnFailure, Outcome};
-use crate::fault::{Fault, dead_letter};
+use crate::fault::{Fault, dead_letter, say_value_is_gone};
 use crate::record::{NewRecord, Record};
 use serde_json::json;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ impl Agent {
     ) -> Result<Completion, Fault> {
         let summary = self.audited(trigger, Some(skipped), audit::Outcome::Skipped, finished_at);
         Ok(Completion {
-            records: vec![self.audit_record(&summary)?],
+            records: vec![self.audit_record(&summary, trigger.partition)?],
             turn: None,
             summary: Arc::new(summary),
         })
@@ -70,7 +70,7 @@ impl Agent {
         summary.attempt = attempts;
         summary.outputs = written;
         summary.failure = Some(failure);
-        records.push(self.audit_record(&summary)?);
+        records.push(self.audit_record(&summary, trigger.partition)?);
         Ok(Completion {
             records,
             turn: None,
@@ -91,8 +91,22 @@ impl Agent {
         fault: &Fault,
         finished_at: i64,
     ) -> Result<Completion, Fault> {
+        let partition = record.partition;
+        self.with_original(record, |original, cut| {
+            self.refuse_original(original, cut, partition, fault, finished_at)
+        })
+    }
+
+    fn refuse_original(
+        &self,
+        record: &Record<'_>,
+        cut: bool,
+        partition: i32,
+        fault: &Fault,
+        finished_at: i64,
+    ) -> Result<Completion, Fault> {
         let position = record.position();
-        let undecoded = self.source.decode(record);
+        let undecoded = self.origin.decode(record);
         let (root, hops, key, time) = match &undecoded {
             Ok(event) => (
                 event.root.clone(),
@@ -108,7 +122,11 @@ impl Agent {
         };
         let mut records = Vec::new();
         if !skip {
-            records.push(dead_letter(record, fault, &self.topics.dead));
+            let mut letter = dead_letter(record, fault, &self.topics.dead);
+            if cut {
+                say_value_is_gone(&mut letter);
+            }
+            records.push(letter);
         }
         let trigger = audit::Trigger {
             position,
@@ -120,14 +138,14 @@ impl Agent {
             root,
             hops,
             ..self.blank(
-                self.run_id(record),
+                self.run_id(record, ""),
                 trigger,
                 audit::Outcome::Failed,
                 finished_at,
             )
         };
         summary.failure = Some(audit::Failure::from(fault));
-        records.push(self.audit_record(&summary)?);
+        records.push(self.audit_record(&summary, partition)?);
         Ok(Completion {
             records,
             turn: None,
@@ -202,12 +220,17 @@ impl Agent {
         }
     }
 
-    pub(super) fn audit_record(&self, summary: &audit::Record) -> Result<NewRecord, Fault> {
+    /// `partition`: that of the log that runs start from.
+    pub(super) fn audit_record(
+        &self,
+        summary: &audit::Record,
+        partition: i32,
+    ) -> Result<NewRecord, Fault> {
         summary
             .write(
                 self.audit,
                 &self.topics.runs,
-                summary.trigger.position.partition,
+                partition,
             )
             .map_err(|error| unwritable(&error))
     }

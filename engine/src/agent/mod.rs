@@ -12,6 +12,8 @@
 mod assemble;
 mod complete;
 mod end;
+mod input;
+mod origin;
 mod scope;
 mod slots;
 #[cfg(test)]
@@ -19,6 +21,7 @@ mod tests;
 mod trigger;
 
 pub use assemble::{Assembled, Assembly, Context, Freshness, Ready, ViewFreshness};
+pub use origin::Origin;
 pub(crate) use scope::Scope;
 pub use trigger::Trigger;
 
@@ -32,7 +35,6 @@ use crate::problem::{CompileError, reason};
 use crate::prompt::Prompt;
 use crate::record::NewRecord;
 use crate::run::sha256;
-use crate::source::Source;
 use slots::Slot;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,8 +46,10 @@ pub struct Agent {
     name: String,
     /// `<namespace>/<name>`.
     full_name: String,
-    source: Source,
+    origin: Origin,
     trigger: trigger::Rules,
+    /// The topic that runs start from, if not the origin's.
+    input: Option<String>,
     /// Each after those that it names.
     slots: Vec<Slot>,
     when: Option<Expression>,
@@ -91,17 +95,9 @@ impl Agent {
                 "the stage is no agent",
             ));
         };
-        let name = agent.trigger.from.source().unwrap_or_default();
-        let Some(source) = stage.sources.get(name) else {
-            return Err(CompileError::one(
-                "spec.trigger.sourceRef.name",
-                reason::REFERENCE_NOT_FOUND,
-                format!("there is no EventSource '{name}'"),
-            ));
-        };
-        let source = Source::compile(source)?;
+        let origin = Origin::compile(&agent.trigger, stage)?;
         let mut problems = CompileError::default();
-        let event_names = source.names();
+        let event_names = origin.names();
         let trigger = problems.merge(trigger::Rules::compile(&agent.trigger, &event_names));
         let names = run_names(agent, event_names);
         let slots = problems.merge(slots::compile(agent, &stage.views, &names));
@@ -133,8 +129,9 @@ impl Agent {
             full_name: format!("{}/{}", stage.namespace, agent.name),
             namespace: stage.namespace.clone(),
             name: agent.name.clone(),
-            source,
+            origin,
             trigger,
+            input: agent.trigger.input.clone(),
             slots,
             when,
             conversation,
@@ -152,14 +149,24 @@ impl Agent {
         &self.name
     }
 
-    /// The trigger's source.
-    pub fn source(&self) -> &Source {
-        &self.source
+    /// Whose records trigger.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The topic that runs start from: its partitions are those of the agent's other topics.
+    pub fn topic(&self) -> &str {
+        self.input.as_deref().unwrap_or_else(|| self.origin.topic())
+    }
+
+    /// Whether runs start from a log of the agent's own, which its intake writes.
+    pub fn has_input(&self) -> bool {
+        self.input.is_some()
     }
 
     /// What happens to records of the trigger's topic that do not decode.
     pub fn invalid_records(&self) -> config::InvalidRecords {
-        self.source.invalid_records()
+        self.origin.invalid_records()
     }
 
     /// The views that the slots read.

@@ -1,7 +1,7 @@
 //! From a record to a trigger: decoded, filtered, keyed, and known by the run that it starts.
 
-use super::Agent;
-use crate::config::{self, Deletes};
+use super::{Agent, input};
+use crate::config::{self, Deletes, InvalidRecords};
 use crate::expr::{Expression, Names, Wanted};
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
@@ -47,7 +47,10 @@ pub struct Trigger {
     pub key: Option<Key>,
     /// The run's id, the same for every attempt.
     pub run: String,
+    /// Where the event stood, in the log that it came from.
     pub position: Position,
+    /// Partition of the log that runs start from: that of the event, if the agent has none of its own.
+    pub partition: i32,
     /// On the log, milliseconds since the epoch.
     pub timestamp: i64,
     /// T, the event time at which the run reads, milliseconds since the epoch.
@@ -73,17 +76,50 @@ impl Trigger {
 }
 
 impl Agent {
-    /// Whether a record starts a run: `None` for a delete that is ignored and for what the filter
-    /// leaves out.
+    /// Whether a record of [`Agent::topic`] starts a run: `None` for a delete that is ignored and for what the
+    /// filter leaves out. What an intake has let through is not asked again.
     ///
     /// # Errors
-    /// A record that does not decode, an expression that fails on it, `TooManyHops`. Such a record is
-    /// not retried: see [`Agent::refuse`].
+    /// A record that does not decode, an expression that fails on it, `TooManyHops`; what the intake refused. Such a
+    /// record is not retried: see [`Agent::refuse`].
     pub fn trigger(&self, record: &Record<'_>) -> Result<Option<Trigger>, Fault> {
+        if self.has_input() {
+            return self.taken_in(record).map(Some);
+        }
+        let Some(event) = self.admit(record)? else {
+            return Ok(None);
+        };
+        let key = self.key(&event)?;
+        Ok(Some(self.begin(event, key, record)))
+    }
+
+    fn taken_in(&self, record: &Record<'_>) -> Result<Trigger, Fault> {
+        let opened = input::open(record)?;
+        if let Some(fault) = opened.fault() {
+            return Err(fault.clone());
+        }
+        let key = record.key.map_or(Ok(None), Key::from_bytes)?;
+        let original = opened.record();
+        let event = self.origin.decode(&original)?;
+        let mut trigger = self.begin(event, key, &original);
+        trigger.partition = record.partition;
+        if let Some(row) = opened.into_row() {
+            trigger.run = trigger.with_record(|record| self.run_id(record, &row.id));
+            trigger.event.row = Some(row.value);
+        }
+        Ok(trigger)
+    }
+
+    /// The event of a record of the origin that may start runs: `None` for a delete that is ignored and for what
+    /// the filter leaves out.
+    ///
+    /// # Errors
+    /// A record that does not decode, a filter that fails on it, `TooManyHops`.
+    pub(super) fn admit(&self, record: &Record<'_>) -> Result<Option<Event>, Fault> {
         if record.value.is_none() && self.trigger.deletes == Deletes::Ignore {
             return Ok(None);
         }
-        let event = self.source.decode(record)?;
+        let event = self.origin.decode(record)?;
         if let Some(filter) = &self.trigger.filter
             && !filter
                 .truth(&event)
@@ -91,13 +127,8 @@ impl Agent {
         {
             return Ok(None);
         }
-        let key = match &self.trigger.key {
-            Some(key) => key.key(&event).map_err(|fault| fault.at("trigger.key"))?,
-            None => event.key.clone(),
-        };
-        let hops = event.hops.saturating_add(1);
         let hops_max = self.delivery.max_hops;
-        if hops > hops_max {
+        if event.hops >= hops_max {
             return Err(Fault::new(
                 Reason::TooManyHops,
                 format!(
@@ -106,26 +137,62 @@ impl Agent {
                 ),
             ));
         }
-        Ok(Some(Trigger {
+        Ok(Some(event))
+    }
+
+    /// The key of the run that an event starts.
+    pub(super) fn key(&self, event: &Event) -> Result<Option<Key>, Fault> {
+        match &self.trigger.key {
+            Some(key) => key.key(event).map_err(|fault| fault.at("trigger.key")),
+            None => Ok(event.key.clone()),
+        }
+    }
+
+    fn begin(&self, event: Event, key: Option<Key>, record: &Record<'_>) -> Trigger {
+        Trigger {
             key,
-            run: self.run_id(record),
+            run: self.run_id(record, ""),
             position: event.position.clone(),
+            partition: record.partition,
             timestamp: record.timestamp,
             time: event.time,
             root: event.root.clone(),
-            hops,
+            hops: event.hops.saturating_add(1),
             original: OwnedRecord::new(record),
             event,
-        }))
+        }
     }
 
-    pub(super) fn run_id(&self, record: &Record<'_>) -> String {
+    /// Whether the partition of a record for which [`Agent::trigger`] gave a fault is to stand still at it. What an
+    /// intake refused was decided there.
+    pub fn stops_at(&self, record: &Record<'_>, fault: &Fault) -> bool {
+        let decided = || input::open(record).is_ok_and(|opened| opened.fault().is_some());
+        self.invalid_records() == InvalidRecords::Stop
+            && !matches!(fault.reason, Reason::TooManyHops | Reason::Passed)
+            && !(self.has_input() && decided())
+    }
+
+    /// Hands over the record that a record of [`Agent::topic`] stands for, as its own log had it, and whether its
+    /// value was too large to come along.
+    pub fn with_original<T>(
+        &self,
+        record: &Record<'_>,
+        f: impl FnOnce(&Record<'_>, bool) -> T,
+    ) -> T {
+        match input::open(record) {
+            Ok(opened) if self.has_input() => f(&opened.record(), opened.is_cut()),
+            _ => f(record, false),
+        }
+    }
+
+    /// `row` tells the runs of one trigger apart; empty where it starts one.
+    pub(super) fn run_id(&self, record: &Record<'_>, row: &str) -> String {
         Identity {
             namespace: &self.namespace,
             agent: &self.name,
             trigger: &record.position(),
             timestamp: record.timestamp,
-            row: "",
+            row,
         }
         .id()
     }

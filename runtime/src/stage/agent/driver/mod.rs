@@ -121,7 +121,7 @@ impl Driver {
     pub(super) fn start(setup: Arc<Setup>, life: Arc<Life>) -> Result<(), Error> {
         let context = Arc::clone(&setup.context);
         let log = Arc::clone(&context.services.log);
-        let topic = setup.agent.source().topic().to_owned();
+        let topic = setup.agent.topic().to_owned();
         let counts = partitions(
             &*log,
             &life,
@@ -298,6 +298,7 @@ impl Driver {
             setup.agent.trigger(record)
         };
         let trigger = trigger.and_then(|trigger| match trigger {
+            Some(trigger) if setup.agent.has_input() => Ok(Some(trigger)),
             Some(trigger) => in_order(record, trigger, count).map(Some),
             None => Ok(None),
         });
@@ -311,20 +312,21 @@ impl Driver {
             }
             Ok(None) => active.window.advance(record.offset + 1),
             Err(fault) => {
-                let policy = setup.agent.invalid_records();
-                if policy == InvalidRecords::Stop && fault.reason != Reason::TooManyHops && !passed
-                {
+                if setup.agent.stops_at(record, &fault) {
                     active.window.halt_at(record.offset);
                     setup
                         .context
                         .stopped(life, record, &fault, &setup.resource());
                     return true;
                 }
-                if policy == InvalidRecords::Skip {
-                    setup.context.skipped(life, record, &fault);
-                } else {
-                    setup.context.dead_letter(life, record, &fault);
-                }
+                let skip = setup.agent.invalid_records() == InvalidRecords::Skip;
+                setup.agent.with_original(record, |record, _| {
+                    if skip {
+                        setup.context.skipped(life, record, &fault);
+                    } else {
+                        setup.context.dead_letter(life, record, &fault);
+                    }
+                });
                 let now_ms = setup.context.services.clock.now_ms();
                 match setup.agent.refuse(record, &fault, now_ms) {
                     Ok(completion) => {
