@@ -18,7 +18,8 @@
 //!  "turns": {"shown": 2, "omitted": 0},
 //!  "prompt": {"hash": "2c26...", "tokens": 812, "messages": [{"content": "...", "role": "system"}]},
 //!  "input": {"event": {}, "context": {}, "meta": {}, "conversation": [], "run": {}},
-//!  "model": {"name": "chat", "model": "gpt-4o-mini", "usage": {}, "finishReason": "stop", "answer": "..."},
+//!  "model": {"name": "chat", "model": "gpt-4o-mini", "usage": {}, "finishReason": "stop", "answer": "...",
+//!    "calls": [{"milliseconds": 480, "usage": {}, "finishReason": "stop"}]},
 //!  "outputs": [{"output": "answer", "topic": "shop.answers", "key": "c1"}],
 //!  "failure": {"reason": "OverBudget", "message": "..."},
 //!  "values": "Full"}
@@ -198,8 +199,29 @@ pub struct Model {
     pub name: String,
     /// What the provider calls it.
     pub model: String,
+    /// Of all calls together.
     pub usage: Usage,
     pub finish_reason: String,
+    /// The answer of the run; absent for a run that came to none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// All calls that were answered, the last one's answer being the run's.
+    #[serde(default)]
+    pub calls: Vec<Call>,
+}
+
+/// One call of the model, however often it was repeated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Call {
+    /// From asking to the answer.
+    pub milliseconds: u64,
+    pub usage: Usage,
+    pub finish_reason: String,
+    /// How the answer does not fit the result's schema, without its values; absent where it is the run's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// What was rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
@@ -270,6 +292,7 @@ impl Record {
         }
         if let Some(model) = &mut record.model {
             model.answer = None;
+            model.calls.iter_mut().for_each(|call| call.answer = None);
         }
         record
     }

@@ -57,6 +57,8 @@ pub enum Reason {
     OverBudget,
     /// The model gave no usable answer.
     ModelFailed,
+    /// The model's answer does not fit `result.schema`, and its repair does not either.
+    InvalidResult,
     /// An output could not be made.
     OutputFailed,
     /// The chain passed through more agents than it may.

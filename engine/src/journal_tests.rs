@@ -19,6 +19,7 @@ fn step(offset: i64, text: &str) -> Arc<Step> {
                 output_tokens: None,
             },
             finish_reason: "stop".to_owned(),
+            milliseconds: 12,
         },
     })
 }
@@ -78,7 +79,7 @@ fn keys_and_values_are_what_they_are() {
         [
             (
                 b"abc/2".as_slice(),
-                r#"{"offset":9,"reply":{"text":"hello","usage":{"input_tokens":7,"output_tokens":null},"finish_reason":"stop"}}"#
+                r#"{"offset":9,"reply":{"text":"hello","usage":{"input_tokens":7,"output_tokens":null},"finish_reason":"stop","milliseconds":12}}"#
             ),
             (b"abc/attempts", r#"{"offset":9,"count":3}"#),
             (b"\0o\0\0\0\x02c1HW117", r#"{"run":"abc","time":5}"#),

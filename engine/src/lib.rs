@@ -21,6 +21,7 @@ pub mod problem;
 pub mod prompt;
 pub mod record;
 pub mod run;
+mod schema;
 pub mod source;
 pub mod template;
 pub mod time;

@@ -5,7 +5,7 @@
 
 use crate::agent::Scope;
 use crate::config::{self, Format, Outcome};
-use crate::expr::{Expression, Names, Shape, Variables, Wanted};
+use crate::expr::{Expression, Fields, Names, Shape, Variables, Wanted};
 use crate::fault::{Fault, Reason};
 use crate::key::{Key, type_of};
 use crate::problem::{CompileError, reason};
@@ -22,6 +22,8 @@ pub struct Output {
     items: Option<Expression>,
     key: Option<Expression>,
     value: Option<Expression>,
+    /// Whether the result is JSON that fits a schema.
+    has_json: bool,
 }
 
 /// One record of an output, without headers.
@@ -59,14 +61,19 @@ impl Output {
                         format!("is needed, because {why}. For instance: {{'reason': failure.reason}}, or the event's fields"),
                     );
                 }
-                problems.merge(Self::compile(output, &own, &path))
+                problems.merge(Self::compile(output, agent, &own, &path))
             })
             .collect();
         problems.finish()?;
         Ok(outputs)
     }
 
-    fn compile(output: &config::Output, names: &Names, path: &str) -> Result<Self, CompileError> {
+    fn compile(
+        output: &config::Output,
+        agent: &config::Agent,
+        names: &Names,
+        path: &str,
+    ) -> Result<Self, CompileError> {
         let mut problems = CompileError::default();
         let with_item = if output.items.is_some() {
             names.clone().shape("item", Shape::Any)
@@ -89,6 +96,7 @@ impl Output {
             items: expression("items", &output.items, names, Wanted::List),
             key: expression("key", &output.key, &with_item, Wanted::Key),
             value: expression("value", &output.value, &with_item, Wanted::Anything),
+            has_json: agent.result_schema.is_some(),
         };
         problems.finish()?;
         Ok(compiled)
@@ -158,7 +166,7 @@ impl Output {
         })?;
         let value = match &self.value {
             Some(value) => value.evaluate(variables)?,
-            None => default_value(variables),
+            None => self.default_value(variables),
         };
         let value = match (self.format, value) {
             (Format::Text, Value::String(text)) => text.into_bytes(),
@@ -166,18 +174,37 @@ impl Output {
         };
         Ok(Made { key, value })
     }
+
+    /// The model's JSON or text, or the prompt for others to infer on.
+    fn default_value(&self, variables: &dyn Variables) -> Value {
+        let field = |root: &str, field: &str| match variables.get(root) {
+            Some(crate::expr::Variable::Json(value)) => value.get(field).cloned(),
+            _ => None,
+        };
+        if self.has_json {
+            return field("result", "json").unwrap_or(Value::Null);
+        }
+        match field("result", "text") {
+            Some(text) => json!({"text": text}),
+            None => json!({"messages": field("prompt", "messages").unwrap_or(Value::Null)}),
+        }
+    }
 }
 
-/// The model's text, or the prompt for others to infer on.
-fn default_value(variables: &dyn Variables) -> Value {
-    let field = |root: &str, field: &str| match variables.get(root) {
-        Some(crate::expr::Variable::Json(value)) => value.get(field).cloned(),
-        _ => None,
-    };
-    match field("result", "text") {
-        Some(text) => json!({"text": text}),
-        None => json!({"messages": field("prompt", "messages").unwrap_or(Value::Null)}),
-    }
+fn result_shape(json: Shape) -> Shape {
+    let fields = [
+        ("text", Shape::Text),
+        ("json", json),
+        ("usage", Shape::Any),
+        ("finish_reason", Shape::Text),
+    ];
+    Shape::Object(Fields {
+        known: fields
+            .map(|(field, shape)| (field.to_owned(), shape))
+            .into(),
+        closed: true,
+        strict: true,
+    })
 }
 
 fn names_of(
@@ -193,7 +220,11 @@ fn names_of(
     match output.outcome {
         Outcome::Failed => own.fields("failure", ["reason", "message"]),
         Outcome::Done if agent.model.is_some() => {
-            own.fields("result", ["text", "json", "usage", "finish_reason"])
+            let json = agent
+                .result_schema
+                .as_ref()
+                .map_or(Shape::Any, Shape::of_schema);
+            own.shape("result", result_shape(json))
         }
         Outcome::Done => own,
     }

@@ -17,18 +17,13 @@ use crate::key::Key;
 use crate::names::header;
 use crate::problem::{CompileError, reason};
 use crate::record::{Position, Record};
-use jsonschema::Validator;
-use jsonschema::error::ValidationErrorKind;
-use serde_json::{Map, Number, Value};
+use crate::schema::Schema;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
 /// How far an event time may be past its record's timestamp: further, and it would expire all else.
 pub const AHEAD_MS_MAX: i64 = 3_600_000;
-/// The largest JSON Schema, in bytes.
-const SCHEMA_BYTES_MAX: usize = 16 * 1_024;
-/// How deep a JSON Schema may be nested: twice the values that it describes, with `properties` between.
-const SCHEMA_DEPTH_MAX: usize = 32;
 /// The times that a calendar of four digits holds, in milliseconds.
 const TIME_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
 
@@ -102,10 +97,8 @@ pub struct Source {
     format: config::Format,
     key_format: config::Format,
     envelope: config::Envelope,
-    validator: Option<Validator>,
+    schema: Option<Schema>,
     shape: Shape,
-    /// Whether the schema says `number` anywhere.
-    has_doubles: bool,
     lending: lent::Lending,
     /// SHA-256 of the configuration: what decodes alike has the same.
     identity: [u8; 32],
@@ -129,18 +122,9 @@ impl Source {
             );
         }
         let shape = shape_of(config);
-        let validator = config.schema.as_ref().and_then(|schema| {
-            problems.take(
-                "spec.schema",
-                reason::INVALID_SCHEMA,
-                check_schema_size(schema),
-            )?;
-            let built = jsonschema::options()
-                // The default engine backtracks: a pattern could take for ever.
-                .with_pattern_options(jsonschema::PatternOptions::regex())
-                .build(schema)
-                .map_err(|error| format!("is no JSON Schema that can be used: {error}"));
-            problems.take("spec.schema", reason::INVALID_SCHEMA, built)
+        let schema = config.schema.as_ref().and_then(|schema| {
+            let compiled = Schema::compile(schema);
+            problems.take("spec.schema", reason::INVALID_SCHEMA, compiled)
         });
         let own = Names::new(&["key", "headers"])
             .shape("event", shape.clone())
@@ -154,13 +138,11 @@ impl Source {
         let key = expression("spec.key", &config.key, Wanted::Key);
         let event_time = expression("spec.eventTime", &config.event_time, Wanted::Time);
         problems.finish()?;
-        let has_doubles = has_doubles(&shape);
         let mut lending = lent::Lending::of(&key, &event_time);
         lending.plain = config.format == config::Format::Json
             && config.key_format == config::Format::Text
             && config.envelope == config::Envelope::None
-            && validator.is_none()
-            && !has_doubles;
+            && schema.is_none();
         // A configuration always has a JSON form.
         let identity = Sha256::digest(serde_json::to_vec(config).unwrap_or_default()).into();
         Ok(Self {
@@ -171,8 +153,7 @@ impl Source {
             format: config.format,
             key_format: config.key_format,
             envelope: config.envelope,
-            validator,
-            has_doubles,
+            schema,
             shape,
             key,
             event_time,
@@ -326,8 +307,8 @@ impl Source {
         if opened.null {
             // As much of the row as the database logged: its schema is not asked of it.
             opened.before = change.before;
-            if self.has_doubles {
-                make_doubles(&mut opened.before, &self.shape);
+            if let Some(schema) = &self.schema {
+                schema.widen(&mut opened.before);
             }
         } else {
             opened.value = self.conform(change.row)?;
@@ -343,16 +324,11 @@ impl Source {
     }
 
     /// The event as its schema has it.
-    fn conform(&self, mut value: Value) -> Result<Value, Fault> {
-        if let Some(validator) = &self.validator
-            && let Err(error) = validator.validate(&value)
-        {
-            return Err(mismatch(&error));
+    fn conform(&self, value: Value) -> Result<Value, Fault> {
+        match &self.schema {
+            Some(schema) => schema.conform(value),
+            None => Ok(value),
         }
-        if self.has_doubles {
-            make_doubles(&mut value, &self.shape);
-        }
-        Ok(value)
     }
 
     fn decode_key(&self, key: Option<&[u8]>) -> Result<Value, Fault> {
@@ -394,20 +370,6 @@ fn shape_of(config: &config::Source) -> Shape {
     }
 }
 
-/// Bounds a schema before it is compiled.
-fn check_schema_size(schema: &Value) -> Result<(), String> {
-    let bytes = schema.to_string().len();
-    if bytes > SCHEMA_BYTES_MAX {
-        return Err(format!(
-            "has {bytes} bytes as JSON, the limit is {SCHEMA_BYTES_MAX}"
-        ));
-    }
-    if json::deeper_than(schema, SCHEMA_DEPTH_MAX) {
-        return Err(format!("is nested deeper than {SCHEMA_DEPTH_MAX}"));
-    }
-    Ok(())
-}
-
 /// An event time has to be one that a calendar holds, and at most an hour past the record's timestamp.
 fn check_time(time: i64, timestamp: i64) -> Result<(), Fault> {
     if !TIME_MS.contains(&time) {
@@ -427,59 +389,6 @@ fn check_time(time: i64, timestamp: i64) -> Result<(), Fault> {
         ));
     }
     Ok(())
-}
-
-/// Where and how a value does not fit, without the value.
-fn mismatch(error: &jsonschema::ValidationError<'_>) -> Fault {
-    let place = match error.instance_path().to_string() {
-        path if path.is_empty() => "the value".to_owned(),
-        path => format!("`{path}`"),
-    };
-    let what = match error.kind() {
-        // Names of fields that no schema knows are the sender's data.
-        ValidationErrorKind::AdditionalProperties { unexpected } => {
-            format!(
-                "has {} fields that the schema does not allow",
-                unexpected.len()
-            )
-        }
-        _ => error.masked().to_string(),
-    };
-    Fault::new(Reason::SchemaMismatch, format!("{place}: {what}"))
-}
-
-fn has_doubles(shape: &Shape) -> bool {
-    match shape {
-        Shape::Double => true,
-        Shape::List(item) => has_doubles(item),
-        Shape::Object(fields) => fields.known.values().any(has_doubles),
-        _ => false,
-    }
-}
-
-/// Where a schema says `number`, a number without fraction is a double too: `price` is one type for
-/// every event, whichever way a producer wrote it.
-fn make_doubles(value: &mut Value, shape: &Shape) {
-    match (shape, value) {
-        (Shape::Double, Value::Number(number)) if !number.is_f64() => {
-            if let Some(double) = number.as_f64().and_then(Number::from_f64) {
-                *number = double;
-            }
-        }
-        (Shape::List(item), Value::Array(items)) => {
-            for value in items {
-                make_doubles(value, item);
-            }
-        }
-        (Shape::Object(fields), Value::Object(object)) => {
-            for (name, shape) in &fields.known {
-                if let Some(value) = object.get_mut(name) {
-                    make_doubles(value, shape);
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 /// Headers as an object of texts; of the same name the last counts.
@@ -750,7 +659,7 @@ mod tests {
             .collect();
         assert_eq!(paths, ["spec.schema", "spec.key", "spec.eventTime"]);
         let large = Source::compile(&config::Source {
-            schema: Some(json!({"type": "object", "description": "x".repeat(SCHEMA_BYTES_MAX)})),
+            schema: Some(json!({"type": "object", "description": "x".repeat(crate::schema::BYTES_MAX)})),
             ..config()
         });
         assert!(

@@ -83,6 +83,7 @@ impl Setup {
             model: config.model.clone(),
             parameters: config.parameters.clone(),
             max_output_tokens: config.max_output_tokens,
+            schema: None,
             input: Arc::new(json!({})),
             idempotency_key: "run-0".into(),
         };

@@ -9,7 +9,7 @@ use crate::conversation::Past;
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
 use crate::lookup::{Read, Views};
-use crate::model::Message;
+use crate::model::{Message, Reply};
 use crate::prompt::{self, Draft, Held, SlotPlan};
 use crate::time::rfc3339;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,12 @@ pub struct Ready {
     pub user_text: String,
     pub attempt: u32,
     pub assembled_at: i64,
+    /// SHA-256 of the agent's configuration and of its templates, which made this.
+    pub spec_hash: String,
+    pub template_hash: Option<String>,
+    /// What the model said so far that did not end the run: one for each finished step.
+    #[serde(skip)]
+    pub said: Vec<Reply>,
     /// Where the turn goes.
     pub(super) past: NextTurn,
 }
@@ -247,6 +253,9 @@ impl Agent {
             user_text,
             attempt: context.attempt,
             assembled_at: context.assembled_at,
+            spec_hash: self.spec_hash.clone(),
+            template_hash: self.template_hash(),
+            said: Vec::new(),
             past: NextTurn {
                 number: context.conversation.next,
                 ends: context.conversation.ends.clone(),

@@ -1,5 +1,6 @@
 //! A run that is done: outputs, turn, audit.
 
+use super::answer::Misfit;
 use super::scope::Scope;
 use super::{Agent, Assembled, Completion, Ready, Trigger};
 use crate::audit::{self, Written};
@@ -33,7 +34,7 @@ impl Agent {
             ));
         }
         let prompt = prompt_value(ready.prompt.as_ref());
-        let result = reply.map(result_value);
+        let result = reply.map(|reply| self.result(reply)).transpose()?;
         let mut more: Vec<(&str, &Value)> = vec![("prompt", &prompt)];
         more.extend(result.as_ref().map(|result| ("result", result)));
         let mut records = Vec::new();
@@ -57,21 +58,28 @@ impl Agent {
         }
         let mut summary = self.audited(trigger, Some(ready), audit::Outcome::Done, finished_at);
         summary.outputs = written;
-        if let (Some(model), Some(reply)) = (&self.model, reply) {
-            summary.model = Some(audit::Model {
-                name: model.name.clone(),
-                model: model.model.clone(),
-                usage: reply.usage,
-                finish_reason: reply.finish_reason.clone(),
-                answer: Some(reply.text.clone()),
-            });
-        }
+        summary.model = reply.and_then(|reply| self.audited_calls(ready, Some(reply)));
         records.push(self.audit_record(&summary, trigger.partition)?);
         Ok(Completion {
             records,
             turn,
+            journal: Vec::new(),
             summary: Arc::new(summary),
         })
+    }
+
+    /// What outputs see as `result`.
+    fn result(&self, reply: &Reply) -> Result<Value, Fault> {
+        let json = match &self.answer {
+            Some(answer) => answer.read(reply).map_err(Misfit::into_failure)?,
+            None => Value::Null,
+        };
+        Ok(json!({
+            "text": reply.text,
+            "json": json,
+            "usage": reply.usage,
+            "finish_reason": reply.finish_reason,
+        }))
     }
 
     pub(super) fn outputs_for(&self, outcome: Outcome) -> impl Iterator<Item = &Output> {
@@ -173,15 +181,6 @@ pub(super) fn prompt_value(prompt: Option<&Assembled>) -> Value {
             "tokens": prompt.tokens,
             "hash": prompt.hash,
         })
-    })
-}
-
-fn result_value(reply: &Reply) -> Value {
-    json!({
-        "text": reply.text,
-        "json": null,
-        "usage": reply.usage,
-        "finish_reason": reply.finish_reason,
     })
 }
 

@@ -24,6 +24,7 @@ impl Agent {
         Ok(Completion {
             records: vec![self.audit_record(&summary, trigger.partition)?],
             turn: None,
+            journal: Vec::new(),
             summary: Arc::new(summary),
         })
     }
@@ -70,10 +71,12 @@ impl Agent {
         summary.attempt = attempts;
         summary.outputs = written;
         summary.failure = Some(failure);
+        summary.model = ready.and_then(|ready| self.audited_calls(ready, None));
         records.push(self.audit_record(&summary, trigger.partition)?);
         Ok(Completion {
             records,
             turn: None,
+            journal: Vec::new(),
             summary: Arc::new(summary),
         })
     }
@@ -149,6 +152,7 @@ impl Agent {
         Ok(Completion {
             records,
             turn: None,
+            journal: Vec::new(),
             summary: Arc::new(summary),
         })
     }
@@ -174,6 +178,8 @@ impl Agent {
         };
         if let Some(ready) = ready {
             record.attempt = ready.attempt;
+            record.spec_hash.clone_from(&ready.spec_hash);
+            record.template_hash.clone_from(&ready.template_hash);
             record.assembled_at = Some(ready.assembled_at);
             record.slots.clone_from(&ready.slots);
             record.turns = ready.turns;
@@ -185,6 +191,11 @@ impl Agent {
             record.input = Some(Arc::clone(&ready.input));
         }
         record
+    }
+
+    pub(super) fn template_hash(&self) -> Option<String> {
+        let prompt = self.prompt.as_ref()?;
+        Some(prompt.template_hash().to_owned())
     }
 
     fn blank(
@@ -203,10 +214,7 @@ impl Agent {
             trigger,
             hops: 1,
             spec_hash: self.spec_hash.clone(),
-            template_hash: self
-                .prompt
-                .as_ref()
-                .map(|own| own.template_hash().to_owned()),
+            template_hash: self.template_hash(),
             assembled_at: None,
             finished_at,
             slots: Vec::new(),

@@ -9,6 +9,7 @@
 //! Reading, waiting, asking, retrying and writing are left to the caller. Invariant: every step is a
 //! function of its arguments, times included, so replay gives the same bytes.
 
+mod answer;
 mod assemble;
 mod complete;
 mod end;
@@ -16,6 +17,7 @@ mod input;
 mod origin;
 mod scope;
 mod slots;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod trigger;
@@ -23,13 +25,14 @@ mod trigger;
 pub use assemble::{Assembled, Assembly, Context, Freshness, Ready, ViewFreshness};
 pub use origin::Origin;
 pub(crate) use scope::Scope;
+pub use steps::Heard;
 pub use trigger::Trigger;
 
 use crate::audit;
 use crate::config;
 use crate::conversation::{Appended, Limits};
+use crate::journal::Change;
 use crate::expr::{Expression, Names, Shape, Wanted};
-use crate::model;
 use crate::output::Output;
 use crate::problem::{CompileError, reason};
 use crate::prompt::Prompt;
@@ -56,6 +59,7 @@ pub struct Agent {
     conversation: Option<Conversation>,
     prompt: Option<Prompt>,
     model: Option<config::Model>,
+    answer: Option<answer::Answer>,
     outputs: Vec<Output>,
     delivery: config::Delivery,
     audit: config::Audit,
@@ -77,6 +81,9 @@ pub struct Completion {
     pub records: Vec<NewRecord>,
     /// For [`crate::conversation::Store::apply`], once the transaction is committed.
     pub turn: Option<Appended>,
+    /// For [`crate::journal::Store::apply`], likewise; what the journal had of the run itself ends with
+    /// [`crate::journal::Store::ending`].
+    pub journal: Vec<Change>,
     /// For whoever watches: the audit record with all values, whatever was written.
     pub summary: Arc<audit::Record>,
 }
@@ -113,6 +120,7 @@ impl Agent {
             &names.clone().shape("time", Shape::Text),
         ));
         let conversation = problems.merge(compile_conversation(agent, &names));
+        let answer = problems.merge(compile_answer(agent));
         let has_prompt = agent.prompt.is_some() || agent.model.is_some();
         let outputs = problems.merge(Output::compile_all(agent, has_prompt, &names));
         problems.finish()?;
@@ -137,6 +145,7 @@ impl Agent {
             conversation,
             prompt,
             model: agent.model.clone(),
+            answer: answer.flatten(),
             outputs,
             delivery: agent.delivery.clone(),
             audit: agent.audit,
@@ -190,20 +199,6 @@ impl Agent {
     /// The compiled templates; `None`: no prompt is made. What replay renders again.
     pub fn prompt(&self) -> Option<&Prompt> {
         self.prompt.as_ref()
-    }
-
-    /// What to ask the model; `None`: the agent has none, and is completed without a reply.
-    pub fn request(&self, trigger: &Trigger, ready: &Ready) -> Option<model::Request> {
-        let model = self.model.as_ref()?;
-        Some(model::Request {
-            messages: ready.prompt.as_ref()?.messages.clone(),
-            model: model.model.clone(),
-            parameters: model.parameters.clone(),
-            max_output_tokens: model.max_output_tokens,
-            input: Arc::clone(&ready.input),
-            // The step within the run: the only one, as long as there are no tools.
-            idempotency_key: format!("{}-1", trigger.run),
-        })
     }
 }
 
@@ -283,6 +278,34 @@ fn compile_conversation(
             limits: Limits::of(conversation),
             user_text,
         }))
+}
+
+fn compile_answer(agent: &config::Agent) -> Result<Option<answer::Answer>, CompileError> {
+    let Some(schema) = &agent.result_schema else {
+        return Ok(None);
+    };
+    let mut problems = CompileError::default();
+    let compiled = problems.take(
+        "spec.result.schema",
+        reason::INVALID_SCHEMA,
+        answer::Answer::compile(schema),
+    );
+    if agent.model.is_none() {
+        problems.add(
+            "spec.result",
+            reason::INVALID_SPEC,
+            "a result needs a model that answers. Add modelRef, or leave out result",
+        );
+    }
+    if agent.topics.journal.is_none() {
+        problems.add(
+            "spec.result",
+            reason::INVALID_SPEC,
+            "the agent has no journal topic",
+        );
+    }
+    problems.finish()?;
+    Ok(compiled)
 }
 
 /// SHA-256 of the configuration as canonical JSON.

@@ -61,6 +61,8 @@ pub struct Request {
     /// Merged into the provider's request.
     pub parameters: Map<String, Value>,
     pub max_output_tokens: u32,
+    /// JSON Schema that the answer has to fit, for providers that can be held to it.
+    pub schema: Option<Arc<Value>>,
     /// The template input that the prompt was rendered from; scripted rules read its `context`.
     pub input: Arc<Value>,
     /// The same for every attempt at the same step of the same run.
@@ -92,6 +94,9 @@ pub struct Reply {
     /// As the provider says it, for instance `stop` or `length`; empty if it does not.
     #[serde(default)]
     pub finish_reason: String,
+    /// From asking to this, repeated requests included, as the run saw it.
+    #[serde(default)]
+    pub milliseconds: u64,
 }
 
 /// Tokens as the provider counted them; absent where it does not say.
@@ -99,6 +104,21 @@ pub struct Reply {
 pub struct Usage {
     pub input_tokens: Option<u64>,
     pub output_tokens: Option<u64>,
+}
+
+impl Usage {
+    /// Both together: what one does not say does not count.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let sum = |left: Option<u64>, right: Option<u64>| match (left, right) {
+            (Some(left), Some(right)) => Some(left.saturating_add(right)),
+            (left, right) => left.or(right),
+        };
+        Self {
+            input_tokens: sum(self.input_tokens, other.input_tokens),
+            output_tokens: sum(self.output_tokens, other.output_tokens),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ fn request(user: &str) -> Request {
         model: "gpt".to_owned(),
         parameters: Map::new(),
         max_output_tokens: 100,
+        schema: None,
         input: Arc::new(
             json!({"context": {"flights": [{"_key": "HW1", "late": 40}], "none": null}}),
         ),

@@ -5,6 +5,7 @@ mod compile;
 mod endings;
 mod prompts;
 mod slots;
+mod steps;
 
 use super::*;
 use crate::agent::{Assembly, Context, Freshness, Ready};
