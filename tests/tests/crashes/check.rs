@@ -8,7 +8,7 @@
 use crate::naive::event::Source;
 use crate::naive::rows::{Fold, Rows};
 use crate::naive::{Change, Origin, Raw};
-use crate::reader::{Topic, committed};
+use crate::rounds::reader::{Topic, committed};
 use crate::views::{GENERATION, View};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};

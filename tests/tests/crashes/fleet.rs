@@ -1,17 +1,15 @@
 //! The bed of all rounds: a private broker, the topics, three replicas of every view's stage, and what disturbs them.
 
-use crate::draw::Draw;
-use crate::replica::Replica;
+use crate::rounds;
+use crate::rounds::draw::Draw;
+use crate::rounds::replica::Replica;
 use crate::views::{SOURCES, View, views};
-use headwater_kafka::Settings;
-use headwater_kafka::admin::{Admin, NewTopic};
 use headwater_testbed::Kafka;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const REPLICAS: usize = 3;
-const ASK: Duration = Duration::from_secs(20);
 /// What a pod's restart may take, and reading the state, on a machine that others use too.
 const WELL: Duration = Duration::from_secs(60);
 /// The session of a member.
@@ -63,16 +61,12 @@ impl Fleet {
     pub fn start(binary: &Path, folder: &Path) -> Self {
         let kafka = Kafka::private().unwrap();
         let namespace = "crashes".to_owned();
-        create_topics(kafka.bootstrap(), &namespace);
+        rounds::create_topics(kafka.bootstrap(), &topics(&namespace));
         let replicas = views().into_iter().map(|view| {
             let config = view.stage(&namespace, kafka.bootstrap());
-            std::fs::write(
-                folder.join(format!("{}.json", view.name)),
-                config.to_string(),
-            )
-            .unwrap();
+            let name = |ordinal| format!("{}-{ordinal}", view.name);
             (0..REPLICAS)
-                .map(|ordinal| Replica::new(binary, folder, view.name, ordinal))
+                .map(|ordinal| Replica::new(binary, folder, "view", name(ordinal), &config))
                 .collect()
         });
         let mut fleet = Self {
@@ -206,7 +200,7 @@ impl Fleet {
                 let count = self.sources.get_mut("shipments").unwrap();
                 *count += 1;
                 let topic = format!("{}.shipments", self.namespace);
-                let (admin, count) = (admin(self.kafka.bootstrap()), *count);
+                let (admin, count) = (rounds::admin(self.kafka.bootstrap()), *count);
                 admin.grow(&topic, count).unwrap();
                 // The load finds the new partition, and writes to it.
                 self.pass(Duration::from_secs(6));
@@ -232,38 +226,22 @@ impl Fleet {
     }
 }
 
-fn admin(bootstrap: &str) -> Admin {
-    let settings = Settings {
-        bootstrap_servers: vec![bootstrap.to_owned()],
-        client_id: "crashes".to_owned(),
-        ..Settings::default()
-    };
-    Admin::new(&settings, ASK).unwrap()
-}
-
-fn create_topics(bootstrap: &str, namespace: &str) {
-    let topic = |name: String, partitions, policy: &str| NewTopic {
-        name,
-        partitions: Some(partitions),
-        replication_factor: Some(1),
-        config: BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]),
-    };
+/// Name, partitions, and whether it is compacted.
+fn topics(namespace: &str) -> Vec<(String, i32, bool)> {
     let sources = SOURCES.iter();
-    let mut topics: Vec<NewTopic> = sources
-        .map(|(name, count)| topic(format!("{namespace}.{name}"), *count, "delete"))
+    let mut topics: Vec<_> = sources
+        .map(|(name, count)| (format!("{namespace}.{name}"), *count, false))
         .collect();
     let of = |view: &View| {
         let mut topics = vec![
-            topic(view.state(namespace), view.partitions(), "compact"),
-            topic(view.dead(namespace), 1, "delete"),
+            (view.state(namespace), view.partitions(), true),
+            (view.dead(namespace), 1, false),
         ];
         if let Some(count) = view.own {
-            topics.push(topic(view.input(namespace), count, "delete"));
+            topics.push((view.input(namespace), count, false));
         }
         topics
     };
     topics.extend(views().iter().flat_map(of));
-    for created in admin(bootstrap).create(&topics).unwrap() {
-        created.unwrap();
-    }
+    topics
 }

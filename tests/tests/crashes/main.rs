@@ -16,23 +16,20 @@
 )]
 
 mod check;
-mod draw;
+mod events;
 mod fleet;
-mod load;
 #[path = "../naive/mod.rs"]
 mod naive;
-mod reader;
-mod replica;
+#[path = "../rounds/mod.rs"]
+mod rounds;
 mod views;
 
 use check::ViewCheck;
-use draw::Draw;
 use fleet::{Fleet, Kind};
-use load::Load;
-use reader::Topic;
+use rounds::draw::Draw;
+use rounds::load::Load;
+use rounds::reader::Topic;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The first kinds of fault, in less than three minutes.
@@ -42,19 +39,15 @@ const SETTLE: Duration = Duration::from_secs(90);
 
 #[test]
 fn after_each_fault_the_topics_hold_the_fold_of_the_sources() {
-    let number = |name: &str| -> Option<u64> { std::env::var(name).ok()?.parse().ok() };
-    let rounds = number("HEADWATER_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
-    let seed = number("HEADWATER_SEED").unwrap_or_else(|| {
-        let now = std::time::SystemTime::now();
-        now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
-    });
-    let kinds = kinds();
+    let rounds = rounds::number("HEADWATER_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
+    let seed = rounds::seed();
+    let kinds = rounds::kinds(&Kind::ALL);
     let folder = std::env::temp_dir().join(format!("headwater-crashes-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     println!("seed {seed}, {rounds} rounds, logs in {}", folder.display());
 
     let mut draw = Draw::new(seed);
-    let fleet = Fleet::start(&binary(), &folder);
+    let fleet = Fleet::start(&rounds::binary(), &folder);
     let mut run = Run::new(fleet, seed);
     run.settle("at the beginning");
     for round in 0..rounds {
@@ -75,8 +68,7 @@ struct Run {
     checks: Vec<ViewCheck>,
     sources: Vec<(String, Topic)>,
     records: u64,
-    /// By kind: until every replica was ready, and from the end of the load until every topic said what it should.
-    times: BTreeMap<Kind, Vec<(Duration, Duration)>>,
+    times: rounds::Times<Kind>,
 }
 
 impl Run {
@@ -89,14 +81,20 @@ impl Run {
             (name.clone(), Topic::new(&bootstrap, &topic, *count))
         });
         Self {
-            load: Load::start(&bootstrap, &fleet.namespace, seed),
+            load: Load::start(
+                &bootstrap,
+                &fleet.namespace,
+                seed,
+                events::PACE,
+                events::next,
+            ),
             checks: checks
                 .into_iter()
                 .map(|view| ViewCheck::new(view, &bootstrap, &fleet.namespace))
                 .collect(),
             sources: sources.collect(),
             records: 0,
-            times: BTreeMap::new(),
+            times: rounds::Times::new(),
             fleet,
         }
     }
@@ -118,8 +116,7 @@ impl Run {
             self.fleet.ended_by_themselves() - ended,
             began.elapsed().as_secs_f64(),
         );
-        let times = self.times.entry(kind).or_default();
-        times.push((recovery, settled));
+        self.times.add(kind, recovery, settled);
     }
 
     /// Pauses the load, and waits until every topic says what it should. Panics where one says what it should not.
@@ -172,62 +169,11 @@ impl Run {
     }
 
     fn report(&self) {
-        let show = |what: &str, mut times: Vec<Duration>| {
-            times.sort();
-            let (p50, max) = (times.get(times.len() / 2), times.last());
-            let (p50, max) = (p50.unwrap().as_secs_f64(), max.unwrap().as_secs_f64());
-            format!("{what} p50 {p50:.1} s, at most {max:.1} s")
-        };
-        let all: Vec<_> = self.times.values().flatten().copied().collect();
-        let kinds = self.times.iter();
-        let mut lines: Vec<_> = kinds
-            .map(|(kind, times)| (format!("{kind:?}"), times.clone()))
-            .collect();
-        lines.push(("in all".to_owned(), all));
-        for (name, times) in lines {
-            let (ready, settled) = times.iter().copied().unzip();
-            println!(
-                "{name}: {} rounds, {}, {}",
-                times.len(),
-                show("ready after", ready),
-                show("settled after", settled)
-            );
-        }
+        self.times.report();
         println!(
             "{} records, {} replicas ended by themselves",
             self.records,
             self.fleet.ended_by_themselves()
         );
     }
-}
-
-/// Those that `HEADWATER_KINDS` names, or all.
-fn kinds() -> Vec<Kind> {
-    let Ok(named) = std::env::var("HEADWATER_KINDS") else {
-        return Kind::ALL.to_vec();
-    };
-    let find = |name: &str| {
-        let found = Kind::ALL
-            .into_iter()
-            .find(|kind| format!("{kind:?}") == name);
-        found.unwrap_or_else(|| panic!("no kind of fault '{name}'"))
-    };
-    named.split(',').map(find).collect()
-}
-
-/// `HEADWATER_BINARY`, else built now.
-fn binary() -> PathBuf {
-    if let Some(binary) = std::env::var_os("HEADWATER_BINARY") {
-        return binary.into();
-    }
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "-p", "headwater-cli"])
-        .current_dir(&root)
-        .status()
-        .unwrap();
-    assert!(built.success(), "headwater does not build");
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root.join("target"), PathBuf::from)
-        .join("debug/headwater")
 }

@@ -25,6 +25,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Broker {
     folder: PathBuf,
     port: u16,
+    /// What clients, and the broker itself, are told to connect to; `None`: where it listens.
+    advertised: Option<String>,
     process: Process,
 }
 
@@ -33,12 +35,18 @@ impl Broker {
         Self {
             folder: folder.to_owned(),
             port,
+            advertised: None,
             process: Process::new(folder, "kafka"),
         }
     }
 
     pub(crate) fn bootstrap(&self) -> String {
         format!("{}:{}", machine::server_address(), self.port)
+    }
+
+    /// As from its next start.
+    pub(crate) fn advertise(&mut self, address: &str) {
+        self.advertised = Some(address.to_owned());
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -108,13 +116,14 @@ impl Broker {
         let (port, controller) = (self.port, self.port + 1);
         let data = self.data();
         let data = data.display();
+        let advertised = self.advertised.clone().unwrap_or_else(|| self.bootstrap());
         format!(
             "\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{address}:{controller}
 listeners=PLAINTEXT://{address}:{port},CONTROLLER://{address}:{controller}
-advertised.listeners=PLAINTEXT://{address}:{port}
+advertised.listeners=PLAINTEXT://{advertised}
 controller.listener.names=CONTROLLER
 log.dirs={data}
 

@@ -56,11 +56,28 @@ impl Kafka {
     /// # Errors
     /// When Kafka cannot be fetched, or does not answer in time.
     pub fn private() -> Result<Self> {
-        let broker = {
+        Self::start_private(None)
+    }
+
+    /// As [`private`](Self::private), and whoever asks the broker where to connect to, the broker itself included, is told
+    /// `advertised` (`host:port`): a proxy of the caller's, in front of [`bootstrap`](Self::bootstrap), which it may learn of
+    /// later. The broker serves clients of that address only once the proxy forwards.
+    ///
+    /// # Errors
+    /// As [`private`](Self::private).
+    pub fn private_behind(advertised: &str) -> Result<Self> {
+        Self::start_private(Some(advertised))
+    }
+
+    fn start_private(advertised: Option<&str>) -> Result<Self> {
+        let mut broker = {
             let _lock = layout::Lock::on(&layout::state())?;
             remove_orphans()?;
             claim()?
         };
+        if let Some(address) = advertised {
+            broker.advertise(address);
+        }
         let bootstrap = broker.bootstrap();
         // From here on a failure drops, and so removes, the broker.
         let kafka = Self {

@@ -1,22 +1,33 @@
 //! Applications that go on writing to the sources, whatever happens to the broker: one idempotent producer, its records numbered.
 
-use crate::draw::Draw;
+use super::draw::Draw;
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use serde_json::{Value, json};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Pace: so many records, so often.
-const RECORDS: usize = 8;
+/// So many records are sent so often.
 const EVERY: Duration = Duration::from_millis(20);
 /// A broker that was killed is back by then.
 const FLUSH: Duration = Duration::from_secs(120);
-const ACCOUNTS: usize = 300;
-const ORDERS: usize = 400;
-const CUSTOMERS: usize = 60;
+
+/// One record of an application.
+pub struct Sent {
+    pub source: &'static str,
+    pub key: Option<String>,
+    pub value: Option<String>,
+}
+
+/// What is known when a record is made.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// Its number, from 1.
+    pub number: u64,
+    /// Every record up to this number has been acknowledged.
+    pub acknowledged: u64,
+}
 
 enum Command {
     /// Answers once all that was sent is acknowledged, with how many records that was in all.
@@ -30,7 +41,14 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(bootstrap: &str, namespace: &str, seed: u64) -> Self {
+    /// Sends `pace` records each 20 ms, until it is paused or dropped.
+    pub fn start(
+        bootstrap: &str,
+        namespace: &str,
+        seed: u64,
+        pace: usize,
+        next: impl Fn(&mut Draw, Place) -> Sent + Send + 'static,
+    ) -> Self {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
             .set("enable.idempotence", "true")
@@ -42,8 +60,11 @@ impl Load {
             .unwrap();
         let (commands, received) = channel();
         let namespace = namespace.to_owned();
-        let thread =
-            std::thread::spawn(move || run(&producer, &namespace, Draw::new(seed), &received));
+        let thread = std::thread::spawn(move || {
+            let mut draw = Draw::new(seed);
+            let next = |place| next(&mut draw, place);
+            run(&producer, &namespace, pace, next, &received);
+        });
         Self {
             commands: Some(commands),
             thread: Some(thread),
@@ -75,13 +96,22 @@ impl Drop for Load {
     }
 }
 
-fn run(producer: &BaseProducer, namespace: &str, mut draw: Draw, commands: &Receiver<Command>) {
-    let mut sent = 0;
+fn run(
+    producer: &BaseProducer,
+    namespace: &str,
+    pace: usize,
+    mut next: impl FnMut(Place) -> Sent,
+    commands: &Receiver<Command>,
+) {
+    let mut place = Place {
+        number: 0,
+        acknowledged: 0,
+    };
     loop {
         match commands.try_recv() {
             Ok(Command::Pause(answer)) => {
                 producer.flush(FLUSH).unwrap();
-                answer.send(sent).unwrap();
+                answer.send(place.number).unwrap();
                 match commands.recv() {
                     Ok(_) => {}
                     Err(_) => return,
@@ -90,9 +120,12 @@ fn run(producer: &BaseProducer, namespace: &str, mut draw: Draw, commands: &Rece
             Ok(Command::Resume) | Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return,
         }
-        for _ in 0..RECORDS {
-            sent += 1;
-            let (source, key, value) = event(&mut draw, sent);
+        if producer.in_flight_count() == 0 {
+            place.acknowledged = place.number;
+        }
+        for _ in 0..pace {
+            place.number += 1;
+            let Sent { source, key, value } = next(place);
             let topic = format!("{namespace}.{source}");
             send(producer, &topic, key.as_deref(), value.as_deref());
         }
@@ -109,44 +142,5 @@ fn send(producer: &BaseProducer, topic: &str, key: Option<&str>, value: Option<&
         assert_eq!(error, full, "cannot send to {topic}");
         record = back;
         producer.poll(EVERY);
-    }
-}
-
-/// Updates, deletes, re-keys, what a filter drops, and bad records.
-fn event(draw: &mut Draw, n: u64) -> (&'static str, Option<String>, Option<String>) {
-    let text = |value: Value| Some(value.to_string());
-    if draw.percent(1) {
-        let source = ["accounts", "orders", "shipments"][draw.below(3)];
-        return match draw.below(3) {
-            0 => (source, Some("bad".to_owned()), Some(format!("{{{n}"))),
-            1 => (source, Some("bad".to_owned()), text(json!({"other": n}))),
-            _ => (source, None, text(json!({"n": n, "kind": "user"}))),
-        };
-    }
-    match draw.below(3) {
-        0 => {
-            let key = Some(format!("a-{}", draw.below(ACCOUNTS)));
-            if draw.percent(8) {
-                return ("accounts", key, None);
-            }
-            let kind = if draw.percent(15) { "noise" } else { "user" };
-            ("accounts", key, text(json!({"n": n, "kind": kind})))
-        }
-        1 => {
-            let key = Some(format!("o-{}", draw.below(ORDERS)));
-            let value = json!({
-                "order": key, "customer": format!("c-{}", draw.below(CUSTOMERS)),
-                "amount": draw.below(1_000), "gone": draw.percent(6), "n": n,
-            });
-            ("orders", key, text(value))
-        }
-        _ => {
-            let key = Some(format!("s-{}", draw.below(ORDERS)));
-            let value = json!({
-                "order": format!("o-{}", draw.below(ORDERS)), "stage": format!("at {n}"),
-                "gone": draw.percent(6), "n": n,
-            });
-            ("shipments", key, text(value))
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! One replica of a view's stage, as its pod would run it: `headwater view`, started again whenever it ends by itself.
+//! One replica of a stage, as its pod would run it: `headwater view` or `headwater agent`, started again whenever it ends by itself.
 
 use serde_json::Value;
 use std::fs::File;
@@ -13,10 +13,13 @@ const ASK: Duration = Duration::from_secs(5);
 const END: Duration = Duration::from_secs(40);
 
 pub struct Replica {
+    /// Of its pod, which ends in its ordinal.
     pub name: String,
+    /// `view` or `agent`.
+    command: &'static str,
     binary: PathBuf,
     config: PathBuf,
-    pub log: PathBuf,
+    log: PathBuf,
     child: Option<Child>,
     address: String,
     /// How often it ended although nobody asked it to.
@@ -24,11 +27,20 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn new(binary: &Path, folder: &Path, view: &str, ordinal: usize) -> Self {
-        let name = format!("{view}-{ordinal}");
+    /// Writes its configuration and its log into `folder`.
+    pub fn new(
+        binary: &Path,
+        folder: &Path,
+        command: &'static str,
+        name: String,
+        config: &Value,
+    ) -> Self {
+        let path = folder.join(format!("{name}.json"));
+        std::fs::write(&path, config.to_string()).unwrap();
         Self {
+            command,
             binary: binary.to_owned(),
-            config: folder.join(format!("{view}.json")),
+            config: path,
             log: folder.join(format!("{name}.log")),
             child: None,
             address: String::new(),
@@ -49,7 +61,7 @@ impl Replica {
             options.create(true).append(true).open(&self.log).unwrap()
         };
         let child = Command::new(&self.binary)
-            .args(["view", "--listen", &self.address, "--config"])
+            .args([self.command, "--listen", &self.address, "--config"])
             .arg(&self.config)
             .env("POD_NAME", &self.name)
             .env("HEADWATER_LOG", "info")
@@ -65,6 +77,10 @@ impl Replica {
         self.child.is_some()
     }
 
+    pub fn process(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Starts it again where it ended by itself.
     pub fn supervise(&mut self) {
         if let Some(child) = &mut self.child
@@ -77,12 +93,8 @@ impl Replica {
     }
 
     pub fn signal(&self, signal: &str) {
-        if let Some(child) = &self.child {
-            // It may have ended a moment ago: then there is nobody to tell.
-            let _ = Command::new("kill")
-                .args([signal, &child.id().to_string()])
-                .stderr(Stdio::null())
-                .status();
+        if let Some(id) = self.process() {
+            send(signal, id);
         }
     }
 
@@ -136,4 +148,13 @@ impl Drop for Replica {
         self.signal("-CONT");
         self.kill();
     }
+}
+
+/// Sends a process a signal, such as `-KILL`.
+pub fn send(signal: &str, process: u32) {
+    // It may have ended a moment ago: then there is nobody to tell.
+    let _ = Command::new("kill")
+        .args([signal, &process.to_string()])
+        .stderr(Stdio::null())
+        .status();
 }

@@ -1,0 +1,143 @@
+//! The model as a server: chat completions, as OpenAI's protocol has them, from the desk's ledger.
+//!
+//! Each replica asks at an address of its own, so that one can be killed at the very moment that it asks, or has its answer.
+
+use crate::desk::model::{Ledger, Verdict};
+use crate::rounds::replica;
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Asked,
+    Answered,
+}
+
+/// Kills a process, once.
+struct Trap {
+    replica: String,
+    moment: Moment,
+    process: u32,
+    sprung: AtomicBool,
+}
+
+#[derive(Clone, Default)]
+struct Traps(Arc<Mutex<Vec<Arc<Trap>>>>);
+
+impl Traps {
+    /// Whether the replica is no more.
+    fn spring(&self, replica: &str, moment: Moment) -> bool {
+        let mut traps = self.0.lock().unwrap();
+        let found = traps
+            .iter()
+            .position(|trap| trap.replica == replica && trap.moment == moment);
+        let Some(place) = found else { return false };
+        let trap = traps.remove(place);
+        replica::send("-KILL", trap.process);
+        trap.sprung.store(true, Ordering::SeqCst);
+        true
+    }
+}
+
+pub struct Server {
+    address: String,
+    traps: Traps,
+}
+
+impl Server {
+    pub fn start(ledger: Ledger) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let traps = Traps::default();
+        let springs = traps.clone();
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (ledger, traps) = (ledger.clone(), springs.clone());
+                // A client that is gone is not answered.
+                std::thread::spawn(move || while serve(&stream, &ledger, &traps).is_some() {});
+            }
+        });
+        Self { address, traps }
+    }
+
+    /// The provider of a replica's model, as its configuration names it.
+    pub fn provider(&self, replica: &str) -> Value {
+        json!({"openAi": {
+            "baseUrl": format!("http://{}/{replica}", self.address),
+            "apiKeyFile": null, "headers": [], "query": {},
+        }})
+    }
+
+    /// Kills a replica's process at its next call. Gives whether that was within `patience`.
+    pub fn kill_at(&self, replica: &str, process: u32, moment: Moment, patience: Duration) -> bool {
+        let trap = Arc::new(Trap {
+            replica: replica.to_owned(),
+            moment,
+            process,
+            sprung: AtomicBool::new(false),
+        });
+        self.traps.0.lock().unwrap().push(Arc::clone(&trap));
+        let deadline = Instant::now() + patience;
+        while !trap.sprung.load(Ordering::SeqCst) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let mut traps = self.traps.0.lock().unwrap();
+        traps.retain(|it| !Arc::ptr_eq(it, &trap));
+        trap.sprung.load(Ordering::SeqCst)
+    }
+}
+
+/// One request; `None` where the connection is at its end.
+fn serve(mut stream: &TcpStream, ledger: &Ledger, traps: &Traps) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    let mut next = |reader: &mut BufReader<&TcpStream>| {
+        line.clear();
+        let count = reader.read_line(&mut line).ok()?;
+        (count > 0).then(|| line.trim().to_owned())
+    };
+    let first = next(&mut reader)?;
+    let replica = first.split('/').nth(1)?.to_owned();
+    let (mut length, mut key) = (0, String::new());
+    loop {
+        let header = next(&mut reader)?;
+        let Some((name, value)) = header.split_once(':') else {
+            break;
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.trim().parse().ok()?,
+            "idempotency-key" => value.trim().clone_into(&mut key),
+            _ => {}
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let request: Value = serde_json::from_slice(&body).ok()?;
+    let (verdict, delay) = ledger.ask(&key, request["messages"].as_array()?);
+    if traps.spring(&replica, Moment::Asked) {
+        return None;
+    }
+    std::thread::sleep(delay);
+    let (status, body) = match verdict {
+        Verdict::Answer(text) => {
+            let choice =
+                json!({"message": {"role": "assistant", "content": text}, "finish_reason": "stop"});
+            (200, json!({"choices": [choice]}))
+        }
+        Verdict::Refusal(status) => (status, json!({"error": {"message": "no"}})),
+        Verdict::Nonsense => (200, json!({"choices": []})),
+    };
+    let body = body.to_string();
+    let answer = format!(
+        "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(answer.as_bytes()).ok()?;
+    traps.spring(&replica, Moment::Answered);
+    Some(())
+}
