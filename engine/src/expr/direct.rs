@@ -4,7 +4,8 @@
 //! says what is wrong. Invariant: what it answers is what the evaluator would.
 
 use super::evaluate::{Node, Operator};
-use super::{Variable, Variables};
+use super::{Given, Variable, Variables};
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// An expression of this kind.
@@ -42,6 +43,20 @@ impl Direct {
         let mut conditions = Vec::new();
         collect(node, &mut conditions)?;
         Some(Self::Conditions(conditions))
+    }
+
+    /// The scalar that the expression gives, where it stands as one.
+    pub(super) fn given<'a>(&self, variables: &'a dyn Variables) -> Option<Given<'a>> {
+        let Self::Field(field) = self else {
+            return self.truth(variables).map(Given::Bool);
+        };
+        match field.find(variables)? {
+            Variable::Text(text) => Some(Given::Text(Cow::Borrowed(text))),
+            Variable::Int(int) => Some(Given::Int(int)),
+            Variable::Bool(bool) => Some(Given::Bool(bool)),
+            Variable::Null => Some(Given::Null),
+            _ => None,
+        }
     }
 
     /// The text that the expression gives, if it is one.
@@ -218,6 +233,9 @@ mod tests {
             let direct = expression.direct.as_ref().unwrap();
             if let Some(truth) = direct.truth(&event) {
                 prop_assert!(matches!(&found, Ok(Val::Bool(bool)) if *bool == truth), "{} of {}", text, json);
+            }
+            if let Some(given) = direct.given(&event) {
+                prop_assert_eq!(Some(Ok(given)), found.clone().ok().map(Expression::give), "{} of {}", &text, &json);
             }
             if let Some(given) = direct.text(&event) {
                 prop_assert!(matches!(&found, Ok(Val::Text(text)) if *text == given), "{} of {}", text, json);

@@ -195,6 +195,9 @@ impl Expression {
     /// # Errors
     /// `ExpressionFailed`, with the expression and the reason; also where the result is a duration, whose text has no order.
     pub fn given<'a>(&'a self, variables: &'a dyn Variables) -> Result<Option<Given<'a>>, Fault> {
+        if let Some(given) = self.direct.as_ref().and_then(|own| own.given(variables)) {
+            return Ok(Some(given));
+        }
         let given = match evaluate::evaluate(&self.root, self.locals, variables) {
             Ok(value) => Self::give(value),
             Err(failure) if failure.absent => return Ok(None),
