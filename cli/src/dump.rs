@@ -9,10 +9,11 @@ use headwater_engine::record::{Record, TopicPartition};
 use headwater_runtime::log::{Isolation, Log, Start};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Most time that reading a topic to its end may take.
+/// How long reading a topic may stand still before its end.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Writes every topic that exists. Returns how many records there were.
@@ -90,12 +91,59 @@ pub(crate) fn scan_from(
         .iter()
         .map(|(partition, _)| partition.clone())
         .collect();
-    let ends = log.ends(&partitions)?;
+    let ends: Vec<_> = partitions
+        .iter()
+        .cloned()
+        .zip(log.ends(&partitions)?)
+        .collect();
+    scan_to(log, topic, starts, &ends, on)
+}
+
+/// Hands over every committed record of partitions of a topic whose offset is in the range.
+///
+/// # Errors
+/// As [`scan`].
+pub(crate) fn scan_between(
+    log: &dyn Log,
+    topic: &str,
+    ranges: &[(TopicPartition, Range<i64>)],
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<(), Error> {
+    let starts: Vec<_> = ranges
+        .iter()
+        .map(|(partition, range)| (partition.clone(), Start::Offset(range.start)))
+        .collect();
+    let ends: Vec<_> = ranges
+        .iter()
+        .map(|(partition, range)| (partition.clone(), range.end))
+        .collect();
+    let end_of: BTreeMap<i32, i64> = ends
+        .iter()
+        .map(|(partition, end)| (partition.partition, *end))
+        .collect();
+    scan_to(log, topic, &starts, &ends, &mut |record| {
+        if end_of
+            .get(&record.partition)
+            .is_some_and(|end| record.offset < *end)
+        {
+            on(record);
+        }
+    })
+}
+
+/// Until every partition is read to its end; what comes after that in the meantime may be among it.
+fn scan_to(
+    log: &dyn Log,
+    topic: &str,
+    starts: &[(TopicPartition, Start)],
+    ends: &[(TopicPartition, i64)],
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<(), Error> {
     let mut reader = log.reader(Isolation::ReadCommitted)?;
     reader.assign(starts)?;
-    let deadline = Instant::now() + DEADLINE;
+    let mut deadline = Instant::now() + DEADLINE;
     loop {
-        let behind = partitions.iter().zip(&ends).any(|(partition, end)| {
+        let behind = ends.iter().any(|(partition, end)| {
             *end > 0
                 && reader
                     .position(partition)
@@ -104,13 +152,19 @@ pub(crate) fn scan_from(
         if !behind {
             return Ok(());
         }
-        if Instant::now() > deadline {
+        let mut came = false;
+        reader.poll(Duration::from_millis(100), &mut |record| {
+            came = true;
+            on(record);
+        })?;
+        if came {
+            deadline = Instant::now() + DEADLINE;
+        } else if Instant::now() > deadline {
             return Err(Error::failed(format!(
-                "topic '{topic}' could not be read to its end in {} s",
+                "topic '{topic}' could not be read to its end: nothing came for {} s. Is a transaction of somebody open in it?",
                 DEADLINE.as_secs()
             )));
         }
-        reader.poll(Duration::from_millis(100), on)?;
     }
 }
 

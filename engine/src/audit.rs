@@ -28,20 +28,37 @@
 //! `rows` names the rows that were shown; `input` is the template input, from which the same templates
 //! give the same prompt. Times are milliseconds since the epoch. `values` says what of the content is
 //! there: `Full`; `Hashes`: neither messages, input nor answer, and keys as `sha256:` and their hash;
-//! `TooLarge`: as it was over 900 KiB, messages, input and answer are left out.
+//! `Packed`: as it was over 900 KiB, messages, input and answer are left out here, and the whole record
+//! stands in `packed`, compressed with Zstandard, in base64; `TooLarge`: they are left out, as even that
+//! was over 900 KiB. Where the rows' origins alone are too many, they are left out too, and only counted.
+//! [`Record::read`] gives back what was written, unpacked.
 
 use crate::config;
 use crate::fault::{Fault, Reason};
 use crate::model::{Message, Usage};
 use crate::record::{NewRecord, Position, TopicPartition};
 use crate::run::sha256;
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// The largest audit record with values, in bytes; Kafka's own limit is 1 MiB with headers.
+/// The largest audit record, in bytes; Kafka's own limit is 1 MiB with headers.
 pub const BYTES_MAX: usize = 900 * 1_024;
+/// The largest record that is unpacked, in bytes: what one claims to come to is not believed beyond it.
+const UNPACKED_BYTES_MAX: usize = 256 * 1_024 * 1_024;
+/// Of Zstandard: the speed of the lowest, as a run waits for it.
+const COMPRESSION_LEVEL: i32 = 1;
+
+/// Why bytes of a runs topic are no audit record.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("it is no record of a run: {0}")]
+    NoRun(#[from] serde_json::Error),
+    #[error("the record of run {run} cannot be unpacked: {why}")]
+    Packed { run: String, why: String },
+}
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,6 +79,8 @@ pub enum Values {
     #[default]
     Full,
     Hashes,
+    /// Only as it is written: what is read is `Full` again.
+    Packed,
     TooLarge,
 }
 
@@ -255,6 +274,9 @@ impl From<&Fault> for Failure {
 
 impl Record {
     /// The record for the runs topic, with as many values as `audit` and the size allow.
+    ///
+    /// # Errors
+    /// None that data can cause: what a record holds is text, numbers and JSON.
     pub fn write(
         &self,
         audit: config::Audit,
@@ -262,13 +284,13 @@ impl Record {
         partition: i32,
     ) -> Result<NewRecord, serde_json::Error> {
         let value = match audit {
-            config::Audit::Hashes => serde_json::to_vec(&self.hashed())?,
+            config::Audit::Hashes => self.hashed().within_limit()?,
             config::Audit::Full => {
                 let full = serde_json::to_vec(self)?;
                 if full.len() <= BYTES_MAX {
                     full
                 } else {
-                    serde_json::to_vec(&self.without_values(Values::TooLarge))?
+                    self.packed(&full)?
                 }
             }
         };
@@ -279,6 +301,79 @@ impl Record {
             value: Some(value),
             ..NewRecord::default()
         })
+    }
+
+    /// The record that bytes of the runs topic hold.
+    ///
+    /// # Errors
+    /// Bytes that are something else, or that claim to be packed and are not.
+    pub fn read(bytes: &[u8]) -> Result<Self, ReadError> {
+        let record: Self = serde_json::from_slice(bytes)?;
+        if record.values != Values::Packed {
+            return Ok(record);
+        }
+        let bad = |why: &str| ReadError::Packed {
+            run: record.run.clone(),
+            why: why.to_owned(),
+        };
+        let Pack { packed } = serde_json::from_slice(bytes)?;
+        let compressed = BASE64
+            .decode(packed.as_bytes())
+            .map_err(|_| bad("it is no base64"))?;
+        let size = zstd_safe::get_frame_content_size(&compressed)
+            .ok()
+            .flatten()
+            .and_then(|size| usize::try_from(size).ok())
+            .filter(|size| *size <= UNPACKED_BYTES_MAX)
+            .ok_or_else(|| bad("it does not say its size, or an impossible one"))?;
+        let mut unpacked = vec![0; size];
+        let length = zstd_safe::decompress(unpacked.as_mut_slice(), &compressed)
+            .map_err(|code| bad(zstd_safe::get_error_name(code)))?;
+        let whole = unpacked
+            .get(..length)
+            .ok_or_else(|| bad("it ends too soon"))?;
+        Ok(serde_json::from_slice(whole)?)
+    }
+
+    /// `full` is the whole record as JSON.
+    fn packed(&self, full: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+        let mut compressed = vec![0; zstd_safe::compress_bound(full.len())];
+        let length = zstd_safe::compress(compressed.as_mut_slice(), full, COMPRESSION_LEVEL).ok();
+        if let Some(compressed) = length.and_then(|length| compressed.get(..length)) {
+            let packed = BASE64.encode(compressed);
+            let mut record = self.without_values(Values::Packed);
+            for rows_too in [true, false] {
+                if !rows_too {
+                    record.leave_rows_out();
+                }
+                let written = serde_json::to_vec(&WithPack {
+                    record: &record,
+                    packed: &packed,
+                })?;
+                if written.len() <= BYTES_MAX {
+                    return Ok(written);
+                }
+            }
+        }
+        self.without_values(Values::TooLarge).within_limit()
+    }
+
+    /// As JSON; without the rows' origins and the keys where it would be too large with them.
+    fn within_limit(mut self) -> Result<Vec<u8>, serde_json::Error> {
+        let written = serde_json::to_vec(&self)?;
+        if written.len() <= BYTES_MAX {
+            return Ok(written);
+        }
+        self.leave_rows_out();
+        serde_json::to_vec(&self)
+    }
+
+    fn leave_rows_out(&mut self) {
+        for slot in &mut self.slots {
+            slot.keys.clear();
+            slot.rows.clear();
+            slot.missing.clear();
+        }
     }
 
     fn without_values(&self, values: Values) -> Self {
@@ -316,6 +411,19 @@ impl Record {
     pub fn duration_ms(&self) -> Option<i64> {
         self.assembled_at.map(|from| self.finished_at - from)
     }
+}
+
+/// A record whose values stand compressed beside it.
+#[derive(Serialize)]
+struct WithPack<'a> {
+    #[serde(flatten)]
+    record: &'a Record,
+    packed: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Pack {
+    packed: String,
 }
 
 impl Slot {

@@ -20,6 +20,7 @@ mod output;
 pub mod problem;
 pub mod prompt;
 pub mod record;
+pub mod replay;
 pub mod run;
 mod schema;
 pub mod source;

@@ -6,6 +6,7 @@ mod dead_letters;
 mod explain;
 mod operator;
 mod prompts;
+mod replay;
 mod resume;
 mod send;
 mod stage;
@@ -45,6 +46,7 @@ enum Command {
     Chat(chat::Arguments),
     Send(send::Arguments),
     Prompts(prompts::Arguments),
+    Replay(replay::Arguments),
     Views(views::Arguments),
     DeadLetters(dead_letters::Arguments),
     Resume(resume::Arguments),
@@ -74,6 +76,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Prompts(arguments) => prompts::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Views(arguments) => views::run(&arguments),
         Command::DeadLetters(arguments) => dead_letters::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),

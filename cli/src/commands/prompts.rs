@@ -11,6 +11,9 @@ use crate::screen::{Screen, Show};
 pub(crate) struct Arguments {
     /// Name of the Agent.
     agent: String,
+    /// Only this run: its id, or the beginning of it.
+    #[arg(long, value_name = "ID", conflicts_with = "limit")]
+    run: Option<String>,
     /// How many runs, the newest last.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     limit: u32,
@@ -28,6 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let past = Past {
         namespace: arguments.to.namespace(),
         agent: arguments.agent.clone(),
+        run: arguments.run.clone(),
         limit: arguments.limit,
     };
     let runs = block_on(target.past(past))?;

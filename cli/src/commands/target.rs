@@ -3,8 +3,8 @@
 use crate::control::client::Client;
 use crate::control::registry;
 use crate::control::{
-    Answer, Ask, Letter, Letters, Look, Past, Resume, Resumed, Retried, Retry, Seen, Send, Sent,
-    ViewFigures, Views,
+    Answer, Ask, Letter, Letters, Look, Past, Replay, Replayed, Resume, Resumed, Retried, Retry,
+    Seen, Send, Sent, ViewFigures, Views,
 };
 use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
@@ -96,6 +96,15 @@ impl Target {
             Self::Up(client) => client.past(&past).await,
             Self::Kafka { gateway, .. } => {
                 blocking(gateway, move |gateway| gateway.past(&past)).await
+            }
+        }
+    }
+
+    pub(crate) async fn replay(&self, replay: Replay) -> Result<Replayed, Error> {
+        match self {
+            Self::Up(client) => client.replay(&replay).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.replay(&replay)).await
             }
         }
     }

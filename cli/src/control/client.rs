@@ -2,8 +2,8 @@
 
 use super::registry::Running;
 use super::{
-    Answer, Ask, Letter, Letters, Look, Past, Problem, Resume, Resumed, Retried, Retry, Seen, Send,
-    Sent, ViewFigures, Views,
+    Answer, Ask, Letter, Letters, Look, Past, Problem, Replay, Replayed, Resume, Resumed, Retried,
+    Retry, Seen, Send, Sent, ViewFigures, Views,
 };
 use crate::error::Error;
 use headwater_engine::audit;
@@ -40,6 +40,10 @@ impl Client {
 
     pub(crate) async fn past(&self, past: &Past) -> Result<Vec<audit::Record>, Error> {
         self.post("past", past, Duration::from_secs(30)).await
+    }
+
+    pub(crate) async fn replay(&self, replay: &Replay) -> Result<Replayed, Error> {
+        self.post("replay", replay, Duration::from_secs(600)).await
     }
 
     pub(crate) async fn views(&self, views: &Views) -> Result<Vec<ViewFigures>, Error> {

@@ -9,9 +9,11 @@ pub(crate) mod client;
 pub(crate) mod registry;
 pub(crate) mod server;
 
+use headwater_engine::model::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// An event for a source.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,7 +77,95 @@ pub(crate) struct Output {
 pub(crate) struct Past {
     pub(crate) namespace: Option<String>,
     pub(crate) agent: String,
+    /// Only this one: its id, or the beginning of it.
+    pub(crate) run: Option<String>,
     pub(crate) limit: u32,
+}
+
+/// Renders prompts of the past again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Replay {
+    pub(crate) namespace: Option<String>,
+    pub(crate) agent: String,
+    pub(crate) which: Which,
+    /// Absent: with the agent's own templates, byte for byte or refused.
+    pub(crate) with: Option<Templates>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Which {
+    /// Its id, or the beginning of it.
+    Run(String),
+    All,
+}
+
+/// Templates in the place of the agent's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Templates {
+    Prompt {
+        system: Option<String>,
+        user: Option<String>,
+    },
+    System(String),
+    User(String),
+    /// The system template, of an agent that has none the user's.
+    Main(String),
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Replayed {
+    /// Runs whose prompt is the same, byte for byte.
+    pub(crate) same: usize,
+    /// Runs that get another prompt from the other templates.
+    pub(crate) changed: usize,
+    /// Runs that are not proven, for a reason that each has.
+    pub(crate) refused: usize,
+    /// Runs that made no prompt.
+    pub(crate) without_prompt: usize,
+    /// The first one, and those that were changed or refused, as far as there is room.
+    pub(crate) runs: Vec<Again>,
+}
+
+/// One run again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Again {
+    pub(crate) run: String,
+    /// The trigger's position.
+    pub(crate) trigger: String,
+    pub(crate) verdict: Verdict,
+    /// Why it was refused, or had no prompt.
+    pub(crate) reason: Option<String>,
+    pub(crate) recorded: Option<Prompt>,
+    pub(crate) rendered: Option<Prompt>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    Same,
+    Changed,
+    Refused,
+    NoPrompt,
+}
+
+/// A prompt with its hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Prompt {
+    pub(crate) hash: String,
+    pub(crate) tokens: usize,
+    pub(crate) messages: Arc<[Message]>,
+}
+
+impl From<headwater_engine::replay::Replayed> for Prompt {
+    fn from(replayed: headwater_engine::replay::Replayed) -> Self {
+        Self {
+            hash: replayed.hash,
+            tokens: replayed.tokens,
+            messages: replayed.messages,
+        }
+    }
 }
 
 /// The views that there are.

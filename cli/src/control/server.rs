@@ -1,6 +1,6 @@
 //! Serves the door: checks who comes, hands over to the [`Gateway`].
 
-use super::{Ask, Letters, Look, Past, Problem, Resume, Retry, Send, Views};
+use super::{Ask, Letters, Look, Past, Problem, Replay, Resume, Retry, Send, Views};
 use crate::error::Error;
 use crate::gateway::Gateway;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -32,6 +32,7 @@ pub(crate) fn router(gateway: Arc<Gateway>, token: &str, port: u16) -> Router {
         .route("/v1/send", post(send))
         .route("/v1/ask", post(ask))
         .route("/v1/past", post(past))
+        .route("/v1/replay", post(replay))
         .route("/v1/views", post(views))
         .route("/v1/look", post(look))
         .route("/v1/letters", post(letters))
@@ -85,6 +86,10 @@ async fn ask(State(door): State<Door>, Json(ask): Json<Ask>) -> Response {
 
 async fn past(State(door): State<Door>, Json(past): Json<Past>) -> Response {
     answer(door.gateway, move |gateway| gateway.past(&past)).await
+}
+
+async fn replay(State(door): State<Door>, Json(replay): Json<Replay>) -> Response {
+    answer(door.gateway, move |gateway| gateway.replay(&replay)).await
 }
 
 async fn views(State(door): State<Door>, Json(views): Json<Views>) -> Response {

@@ -4,7 +4,7 @@
 //! place among the records of its key. A header says which position it was refused at, and a note in the dead-letter
 //! topic where it went; so what was fed again before is seen, and is fed once more only if asked for.
 
-use super::{Gateway, find};
+use super::{Gateway, find, missing};
 use crate::control::{Letter, Letters, Retried, Retry};
 use crate::dump::{self, text_or_bytes};
 use crate::error::Error;
@@ -164,9 +164,7 @@ impl Gateway {
             }
         })?;
         if !found {
-            return Err(Error::failed(format!(
-                "topic '{topic}' does not exist; is the pipeline applied to this Kafka?"
-            )));
+            return Err(missing(topic));
         }
         let mut letters: Vec<Kept> = letters.into_values().collect();
         letters.sort_by_key(|letter| letter.place);

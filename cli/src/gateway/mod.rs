@@ -6,17 +6,16 @@
 mod encode;
 mod letters;
 mod resume;
+mod runs;
 mod snapshot;
 mod views;
 mod waiting;
 
-use crate::control::{Answer, Ask, Past, Send, Sent};
-use crate::dump;
+use crate::control::{Answer, Ask, Send, Sent};
 use crate::error::Error;
 use crate::pipeline::Pipeline;
 use encode::{borrowed, compose, key_bytes, parse, record};
 use headwater_engine::agent::Agent;
-use headwater_engine::audit;
 use headwater_engine::config::{self, Role, Stage};
 use headwater_engine::problem::did_you_mean;
 use headwater_engine::record::{NewRecord, Position};
@@ -165,37 +164,6 @@ impl Gateway {
         })
     }
 
-    /// The last runs of an agent, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] for an agent that there is not; the log's errors.
-    pub(crate) fn past(&self, past: &Past) -> Result<Vec<audit::Record>, Error> {
-        let (_, stage) = find(
-            "agent",
-            &self.directory.agents,
-            past.namespace.as_deref(),
-            &past.agent,
-        )?;
-        let Role::Agent(agent) = &stage.role else {
-            return Err(Error::internal("the agent's stage is not one"));
-        };
-        let limit = usize::try_from(past.limit).unwrap_or(usize::MAX);
-        let mut runs: Vec<audit::Record> = Vec::new();
-        dump::scan(&*self.log, &agent.topics.runs, &mut |record| {
-            runs.extend(
-                record
-                    .value
-                    .and_then(|value| serde_json::from_slice(value).ok()),
-            );
-            // A topic may hold a week of runs: those that can be among the last are kept.
-            if runs.len() >= limit.saturating_mul(2).max(1_024) {
-                last(&mut runs, limit);
-            }
-        })?;
-        last(&mut runs, limit);
-        Ok(runs)
-    }
-
     fn write(&self, record: &NewRecord) -> Result<Position, Error> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let written = writer.write(std::slice::from_ref(record))?;
@@ -209,12 +177,6 @@ impl Gateway {
             offset,
         })
     }
-}
-
-/// Keeps the newest, oldest first.
-fn last(runs: &mut Vec<audit::Record>, limit: usize) {
-    runs.sort_by_key(|run| (run.finished_at, run.trigger.position.offset));
-    runs.drain(..runs.len().saturating_sub(limit));
 }
 
 /// The one of this name, in the namespace if one is given.
@@ -250,6 +212,12 @@ fn find<'a, T>(
     }
 }
 
+fn missing(topic: &str) -> Error {
+    Error::failed(format!(
+        "topic '{topic}' does not exist; is the pipeline applied to this Kafka?"
+    ))
+}
+
 pub(crate) fn now_ms() -> i64 {
     use headwater_runtime::clock::{Clock, System};
     System.now_ms()
@@ -257,11 +225,10 @@ pub(crate) fn now_ms() -> i64 {
 
 fn starts_run(stage: &Stage, record: &NewRecord) -> Result<bool, Error> {
     let agent = Agent::compile(stage).map_err(|error| Error::refused(error.to_string()))?;
-    let trigger = agent.trigger(&borrowed(record)).map_err(|fault| {
+    agent.triggers(&borrowed(record)).map_err(|fault| {
         Error::refused(format!(
             "the event cannot start a run: {}: {}",
             fault.reason, fault.message
         ))
-    })?;
-    Ok(trigger.is_some())
+    })
 }

@@ -1,7 +1,7 @@
 //! A view as the log has it now, for whoever has no stage to ask: restored from its state topic and folded on, as
 //! every reader of it does.
 
-use super::Gateway;
+use super::{Gateway, missing};
 use crate::dump;
 use crate::error::Error;
 use headwater_engine::config::{Stage, View};
@@ -72,10 +72,4 @@ impl Gateway {
         })?;
         Ok(states)
     }
-}
-
-fn missing(topic: &str) -> Error {
-    Error::failed(format!(
-        "topic '{topic}' does not exist; is the pipeline applied to this Kafka?"
-    ))
 }

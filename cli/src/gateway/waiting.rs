@@ -1,5 +1,6 @@
 //! Waits for a run's end and for what it wrote, with a reader of its own.
 
+use super::missing;
 use crate::control::Output;
 use crate::error::Error;
 use headwater_engine::audit;
@@ -35,11 +36,7 @@ impl Waiting {
         let topics: Vec<String> = topics.into_iter().collect();
         let mut partitions = Vec::new();
         for (topic, info) in topics.iter().zip(log.topics(&topics)?) {
-            let info = info.ok_or_else(|| {
-                Error::failed(format!(
-                    "topic '{topic}' does not exist; is the pipeline applied to this Kafka?"
-                ))
-            })?;
+            let info = info.ok_or_else(|| missing(topic))?;
             partitions.extend(
                 (0..info.partitions)
                     .map(|partition| TopicPartition::new(topic.as_str(), partition)),
@@ -76,7 +73,7 @@ impl Waiting {
                 finished.extend(
                     record
                         .value
-                        .and_then(|value| serde_json::from_slice::<audit::Record>(value).ok()),
+                        .and_then(|value| audit::Record::read(value).ok()),
                 );
             } else if let (Some(trigger), Some(value)) =
                 (record.header(header::TRIGGER), record.value)

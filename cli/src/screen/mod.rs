@@ -3,6 +3,7 @@
 //!
 //! Text only, in lines as wide as the terminal. Everything from outside is cleaned before it is shown.
 
+pub(crate) mod difference;
 pub(crate) mod prompt;
 mod run;
 mod words;

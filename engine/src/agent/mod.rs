@@ -158,6 +158,11 @@ impl Agent {
         &self.name
     }
 
+    /// `<namespace>/<name>`.
+    pub fn full_name(&self) -> &str {
+        &self.full_name
+    }
+
     /// Whose records trigger.
     pub fn origin(&self) -> &Origin {
         &self.origin

@@ -4,6 +4,7 @@ mod budget;
 mod compile;
 mod endings;
 mod prompts;
+mod replay;
 mod slots;
 mod steps;
 

@@ -123,35 +123,3 @@ fn the_request_is_what_the_model_resource_says() {
     assert_eq!(request.context()["booked"][0]["customer"], json!("c1"));
     assert!(request.prompt().starts_with("q Booked"));
 }
-
-#[test]
-fn the_recorded_input_renders_the_recorded_prompt() {
-    let mut bed = Bed::new(&with_model(CHAT));
-    bed.feed(
-        "bookings",
-        "b1",
-        &json!({"customer": "c1", "price": 12.50}),
-        T,
-    );
-    bed.run(&json!({"text": "one?"}), T, "yes </s> \"quoted\"\n");
-    let completion = bed.run(&json!({"text": "two?"}), T + 1, "no");
-    let written = completion
-        .records
-        .iter()
-        .find(|r| r.topic.ends_with(".runs"))
-        .unwrap();
-    let record: audit::Record = serde_json::from_slice(written.value.as_deref().unwrap()).unwrap();
-    assert_eq!(
-        record, *completion.summary,
-        "what is written reads back as it was"
-    );
-    let prompt = record.prompt.unwrap();
-    let (messages, hash) = bed
-        .agent
-        .prompt()
-        .unwrap()
-        .replay(&record.input.unwrap())
-        .unwrap();
-    assert_eq!(Some(messages), prompt.messages);
-    assert_eq!(hash, prompt.hash);
-}
