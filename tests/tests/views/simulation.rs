@@ -16,7 +16,7 @@ use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::backoff::Random;
 use headwater_runtime::clock::Clock;
 use headwater_runtime::log::memory::Memory;
-use headwater_runtime::stage::{self, Handle, Phase, Services};
+use headwater_runtime::stage::{self, Handle, Phase, Problem, Services};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -283,7 +283,13 @@ pub async fn check(seed: u64) -> Outcome {
 async fn stop(running: Running, seed: u64) {
     running.token.cancel();
     let status = running.handle.join().await;
-    assert_eq!(status.phase, Phase::Stopped, "seed {seed}: {status:#?}");
+    // A call of somebody who crashed under its id may have come through only now, and taken it.
+    let replaced = |problem: &Problem| problem.reason == "Fenced";
+    let fenced = status.phase == Phase::Failed && status.problems.iter().all(replaced);
+    assert!(
+        fenced || status.phase == Phase::Stopped,
+        "seed {seed}: {status:#?}"
+    );
 }
 
 /// Writes a batch as somebody else would: plainly, or in a transaction that is open for a while, perhaps after one that was aborted.
