@@ -9,6 +9,7 @@ pub mod config;
 pub mod conversation;
 pub mod expr;
 pub mod fault;
+pub mod intake;
 pub mod journal;
 pub mod json;
 pub mod key;

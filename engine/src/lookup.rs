@@ -20,6 +20,13 @@ pub trait Views {
     fn read(&self, name: &str, f: &mut dyn FnMut(&View));
 }
 
+/// For whoever has no views and needs none.
+pub struct NoViews;
+
+impl Views for NoViews {
+    fn read(&self, _: &str, _: &mut dyn FnMut(&View)) {}
+}
+
 /// A compiled lookup.
 #[derive(Debug)]
 pub struct Lookup {
@@ -219,7 +226,9 @@ impl Lookup {
         let value = if one {
             rows.into_iter().next().map_or(Value::Null, |row| row.value)
         } else {
-            rows.into_iter().map(element).collect()
+            rows.into_iter()
+                .map(|row| element(&row.key, row.value))
+                .collect()
         };
         Ok(Read {
             value,
@@ -279,13 +288,28 @@ impl Lookup {
     }
 }
 
+impl Read {
+    /// Each row as an element of a list, a single value too.
+    pub(crate) fn into_rows(self) -> Vec<(RowOrigin, Value)> {
+        let values = match self.value {
+            Value::Array(values) if !self.one => values,
+            value => self
+                .rows
+                .iter()
+                .map(|row| element(&row.key, value.clone()))
+                .collect(),
+        };
+        self.rows.into_iter().zip(values).collect()
+    }
+}
+
 /// A row as an element of a list: `_key` beside its fields, or beside `_value` where it is no object.
-fn element(row: Row) -> Value {
-    let mut object = match row.value {
+fn element(key: &Key, value: Value) -> Value {
+    let mut object = match value {
         Value::Object(object) => object,
         other => Map::from_iter([("_value".to_owned(), other)]),
     };
-    object.insert("_key".to_owned(), Value::from(row.key.as_str()));
+    object.insert("_key".to_owned(), Value::from(key.as_str()));
     Value::Object(object)
 }
 

@@ -659,7 +659,9 @@ mod tests {
             .collect();
         assert_eq!(paths, ["spec.schema", "spec.key", "spec.eventTime"]);
         let large = Source::compile(&config::Source {
-            schema: Some(json!({"type": "object", "description": "x".repeat(crate::schema::BYTES_MAX)})),
+            schema: Some(
+                json!({"type": "object", "description": "x".repeat(crate::schema::BYTES_MAX)}),
+            ),
             ..config()
         });
         assert!(

@@ -9,10 +9,11 @@
 
 use headwater_engine::config;
 use headwater_engine::fault::{Fault, Reason};
+use headwater_engine::intake::{Drained, TakeIn, Terms};
 use headwater_engine::lookup::Views;
 use headwater_engine::names;
 use headwater_engine::record::{NewRecord, Record};
-use headwater_engine::view::intake::{Drained, Intake, Terms};
+use headwater_engine::view::intake::Intake;
 use headwater_engine::view::{Definition, View};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -140,7 +141,7 @@ fn take(
 /// All that was read, with these views.
 fn drain(intake: &mut Intake, cards: &Cards) -> Drained {
     let fence = intake.fence();
-    intake.drain_joined(&Terms {
+    intake.drain_under(&Terms {
         behind: &|_, _| false,
         fence: &fence,
         views: cards,
@@ -676,7 +677,7 @@ fn live(steps: &[Step]) -> Result<(), TestCaseError> {
                     ));
                 }
                 Some((fence, end)) if world.folded >= end => {
-                    let drained = intake.drain_joined(&Terms {
+                    let drained = intake.drain_under(&Terms {
                         behind: &|_, _| false,
                         fence: &drawn,
                         views: &held,

@@ -23,8 +23,8 @@ pub enum Happening {
         /// Records that made a value another one.
         changes: usize,
     },
-    /// Records, marks included, were written to a view's own input log.
-    TakenIn { view: String, records: usize },
+    /// Records, marks included, were written to the own input log of a view or an agent.
+    TakenIn { stage: String, records: usize },
     Checkpoint {
         view: String,
         keys: usize,

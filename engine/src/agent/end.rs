@@ -235,11 +235,7 @@ impl Agent {
         partition: i32,
     ) -> Result<NewRecord, Fault> {
         summary
-            .write(
-                self.audit,
-                &self.topics.runs,
-                partition,
-            )
+            .write(self.audit, &self.topics.runs, partition)
             .map_err(|error| unwritable(&error))
     }
 }

@@ -127,10 +127,7 @@ impl Log<'_> {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
             .collect();
-        headers.push((
-            header::TAKEN_KEY.to_owned(),
-            record.key.map(<[u8]>::to_vec),
-        ));
+        headers.push((header::TAKEN_KEY.to_owned(), record.key.map(<[u8]>::to_vec)));
         headers.push((header::TAKEN_ROW.to_owned(), row.map_err(unwritable)?));
         headers.push((header::TAKEN.to_owned(), Some(envelope)));
         let partition = match key {
@@ -345,7 +342,9 @@ mod tests {
             .lend(3, |record| LOG.trigger(record, None, None))
             .unwrap_err();
         assert_eq!(fault.reason, Reason::TooLarge);
-        let taken = record.lend(3, |record| LOG.refused(record, &fault)).unwrap();
+        let taken = record
+            .lend(3, |record| LOG.refused(record, &fault))
+            .unwrap();
         assert!(size(&taken) < 1_000);
         taken.lend(0, |taken| {
             let opened = open(taken).unwrap();
@@ -356,7 +355,9 @@ mod tests {
             headers: vec![("trace".into(), Some(vec![b'x'; BYTES_MAX]))],
             ..NewRecord::default()
         };
-        let taken = headers.lend(3, |record| LOG.refused(record, &fault)).unwrap();
+        let taken = headers
+            .lend(3, |record| LOG.refused(record, &fault))
+            .unwrap();
         assert!(size(&taken) < 1_000);
     }
 }

@@ -13,7 +13,9 @@ mod answer;
 mod assemble;
 mod complete;
 mod end;
+mod for_each;
 mod input;
+pub mod intake;
 mod origin;
 mod scope;
 mod slots;
@@ -31,8 +33,8 @@ pub use trigger::Trigger;
 use crate::audit;
 use crate::config;
 use crate::conversation::{Appended, Limits};
-use crate::journal::Change;
 use crate::expr::{Expression, Names, Shape, Wanted};
+use crate::journal::Change;
 use crate::output::Output;
 use crate::problem::{CompileError, reason};
 use crate::prompt::Prompt;
@@ -105,8 +107,12 @@ impl Agent {
         let origin = Origin::compile(&agent.trigger, stage)?;
         let mut problems = CompileError::default();
         let event_names = origin.names();
-        let trigger = problems.merge(trigger::Rules::compile(&agent.trigger, &event_names));
-        let names = run_names(agent, event_names);
+        let trigger = problems.merge(trigger::Rules::compile(
+            &agent.trigger,
+            &stage.views,
+            &event_names,
+        ));
+        let names = run_names(agent, trigger::with_match(&agent.trigger, event_names));
         let slots = problems.merge(slots::compile(agent, &stage.views, &names));
         let when = agent.when.as_ref().and_then(|text| {
             problems.take(
@@ -186,6 +192,11 @@ impl Agent {
     /// The views that the slots read.
     pub fn views(&self) -> BTreeSet<&str> {
         self.slots.iter().map(|slot| slot.lookup.view()).collect()
+    }
+
+    /// The view that gives a run for each of its rows.
+    pub fn for_each(&self) -> Option<&str> {
+        self.trigger.for_each.as_ref().map(|own| own.view())
     }
 
     /// How much of conversations is kept; absent: the agent has none.

@@ -1,8 +1,9 @@
 //! From a record to a trigger: decoded, filtered, keyed, and known by the run that it starts.
 
+use super::for_each::ForEach;
 use super::{Agent, input};
 use crate::config::{self, Deletes, InvalidRecords};
-use crate::expr::{Expression, Names, Wanted};
+use crate::expr::{Expression, Names, Shape, Wanted};
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
 use crate::names::header;
@@ -10,6 +11,7 @@ use crate::problem::{CompileError, reason};
 use crate::record::{OwnedRecord, Position, Record};
 use crate::run::Identity;
 use crate::source::Event;
+use std::collections::BTreeMap;
 
 /// What lets a record start a run.
 #[derive(Debug)]
@@ -17,25 +19,46 @@ pub(super) struct Rules {
     deletes: Deletes,
     filter: Option<Expression>,
     key: Option<Expression>,
+    pub(super) for_each: Option<ForEach>,
 }
 
 impl Rules {
-    pub(super) fn compile(trigger: &config::Trigger, names: &Names) -> Result<Self, CompileError> {
+    /// `names`: what is seen of an event.
+    pub(super) fn compile(
+        trigger: &config::Trigger,
+        views: &BTreeMap<String, config::View>,
+        names: &Names,
+    ) -> Result<Self, CompileError> {
         let mut problems = CompileError::default();
-        let mut expression = |path: &str, text: &Option<String>, wanted| {
+        let for_each = trigger
+            .for_each
+            .as_ref()
+            .and_then(|lookup| problems.merge(ForEach::compile(lookup, views, names)));
+        let mut expression = |path: &str, text: &Option<String>, names: &Names, wanted| {
             text.as_ref().and_then(|text| {
                 let compiled = Expression::compile_for(text, names, wanted);
                 problems.take(path, reason::INVALID_EXPRESSION, compiled)
             })
         };
-        let filter = expression("spec.trigger.filter", &trigger.filter, Wanted::Bool);
-        let key = expression("spec.trigger.key", &trigger.key, Wanted::Key);
+        let run_names = with_match(trigger, names.clone());
+        let filter = expression("spec.trigger.filter", &trigger.filter, names, Wanted::Bool);
+        let key = expression("spec.trigger.key", &trigger.key, &run_names, Wanted::Key);
         problems.finish()?;
         Ok(Self {
             deletes: trigger.deletes,
             filter,
             key,
+            for_each,
         })
+    }
+}
+
+/// What is seen of an event and the row that a run is for.
+pub(super) fn with_match(trigger: &config::Trigger, names: Names) -> Names {
+    if trigger.for_each.is_some() {
+        names.shape("match", Shape::object())
+    } else {
+        names
     }
 }
 
@@ -110,6 +133,17 @@ impl Agent {
         Ok(trigger)
     }
 
+    /// Whether a record of the origin starts runs, as far as it says itself: with `forEach` the rows decide too.
+    ///
+    /// # Errors
+    /// As [`Agent::trigger`].
+    pub fn triggers(&self, record: &Record<'_>) -> Result<bool, Fault> {
+        match self.admit(record)? {
+            Some(event) if self.trigger.for_each.is_none() => self.key(&event).map(|_| true),
+            event => Ok(event.is_some()),
+        }
+    }
+
     /// The event of a record of the origin that may start runs: `None` for a delete that is ignored and for what
     /// the filter leaves out.
     ///
@@ -145,6 +179,14 @@ impl Agent {
         match &self.trigger.key {
             Some(key) => key.key(event).map_err(|fault| fault.at("trigger.key")),
             None => Ok(event.key.clone()),
+        }
+    }
+
+    /// The key of the run for a row with the key `own`.
+    pub(super) fn row_key(&self, event: &Event, own: Key) -> Result<Option<Key>, Fault> {
+        match &self.trigger.key {
+            Some(_) => self.key(event),
+            None => Ok(Some(own)),
         }
     }
 

@@ -342,10 +342,3 @@ impl Variables for Scope<'_> {
 pub(super) fn joined_views(from: &[From]) -> BTreeSet<&str> {
     from.iter().flat_map(From::joined_views).collect()
 }
-
-/// For whoever has no views and needs none.
-pub(super) struct NoViews;
-
-impl Views for NoViews {
-    fn read(&self, _: &str, _: &mut dyn FnMut(&super::View)) {}
-}

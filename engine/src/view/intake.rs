@@ -11,14 +11,14 @@
 //! calls says with a [`Fence`] what was read before it asked where the joined views' sources end; what was read later waits for the next.
 
 use super::definition::{Change, Definition};
-use super::from::NoViews;
 use super::latest;
 use super::origin::{Covered, Mark, Origin, provenance_headers};
 use crate::config::Input;
 use crate::fault::Fault;
+use crate::intake::{Drained, Fence, Place, TakeIn, Terms};
 use crate::json::scan::Scanner;
 use crate::key::{Key, partition_of};
-use crate::lookup::Views;
+use crate::lookup::{NoViews, Views};
 use crate::names;
 use crate::record::{NewRecord, OwnedRecord, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,9 +34,6 @@ pub struct Intake {
     /// Of each entry, all entries that read its topic, itself among them.
     siblings: Vec<Vec<u32>>,
 }
-
-/// A `from` entry and a partition of its source.
-type Place = (u32, i32);
 
 /// One source partition as one `from` entry reads it.
 #[derive(Debug)]
@@ -80,36 +77,6 @@ struct Put {
     value: Option<Vec<u8>>,
 }
 
-/// What had been read of every source partition at one moment: nothing later goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fence(BTreeMap<Place, i64>);
-
-/// Under which terms events of a view with joins go.
-#[derive(Clone, Copy)]
-pub struct Terms<'a> {
-    /// Says of a source's topic and partition whether its log holds more than was read: while it does, and nothing of it waits here, no
-    /// event goes, as that partition's next one may be older.
-    pub behind: &'a dyn Fn(&str, i32) -> bool,
-    pub fence: &'a Fence,
-    /// The views that are joined, holding all that was in their sources' logs after the fence was drawn.
-    pub views: &'a dyn Views,
-    /// Says of a topic, partition and offset whether the partition stands still there if the record is refused.
-    pub stops: &'a dyn Fn(&str, i32, i64) -> bool,
-}
-
-/// What went, and what showed while it did.
-#[derive(Debug, Default)]
-pub struct Drained {
-    /// Of the input log, marks included.
-    pub records: Vec<NewRecord>,
-    /// Refused as their joins were read, in the order of their turns; a record once.
-    pub refused: Vec<(OwnedRecord, Fault)>,
-    /// Refused in the same way, where the partition stands still: nothing of it goes from here on, and what was read of it is forgotten.
-    pub stopped: Vec<(OwnedRecord, Fault)>,
-    /// The fence kept something back: it has to be drawn anew.
-    pub fenced: bool,
-}
-
 impl Intake {
     /// An intake for a view with an input log of its own, of `partitions` partitions; `None` for other views.
     pub fn new(definition: Arc<Definition>, partitions: i32) -> Option<Self> {
@@ -132,68 +99,6 @@ impl Intake {
             siblings,
             definition,
         })
-    }
-
-    /// Starts a source partition at its committed offset.
-    pub fn start(&mut self, source_topic: &str, partition: i32, next: i64) {
-        for from in self.places(source_topic) {
-            let covered = Covered {
-                from,
-                partition,
-                next,
-                time: i64::MIN,
-                idle: true,
-            };
-            let lane = Lane {
-                waiting: VecDeque::new(),
-                next,
-                covered,
-            };
-            self.lanes.insert((from, partition), lane);
-        }
-    }
-
-    /// Forgets a source partition that is another's now, with what waits from it.
-    pub fn stop(&mut self, source_topic: &str, partition: i32) {
-        for from in self.places(source_topic) {
-            self.lanes.remove(&(from, partition));
-        }
-    }
-
-    /// What [`Intake::take`] would refuse of a record, without taking it: for sources that stop at a bad record.
-    pub fn check(&self, record: &Record<'_>) -> Option<Fault> {
-        self.places(record.topic)
-            .into_iter()
-            .find_map(|from| self.admit(from, record).err())
-    }
-
-    /// Takes a record of a source, in offset order. Gives the faults of the `from` entries that refuse it.
-    pub fn take(&mut self, record: &Record<'_>) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        for from in self.places(record.topic) {
-            let place = (from, record.partition);
-            if !self.lanes.contains_key(&place) {
-                self.start(record.topic, record.partition, record.offset);
-            }
-            let known = self
-                .lanes
-                .get(&place)
-                .is_some_and(|lane| record.offset < lane.next);
-            if known {
-                continue;
-            }
-            let projected = self.admit(from, record);
-            let Some(lane) = self.lanes.get_mut(&place) else {
-                continue;
-            };
-            lane.next = record.offset + 1;
-            match projected {
-                Ok(Some(event)) => lane.waiting.push_back(event),
-                Ok(None) => {}
-                Err(fault) => faults.push(fault),
-            }
-        }
-        faults
     }
 
     fn admit(&self, from: u32, record: &Record<'_>) -> Result<Option<Waiting>, Fault> {
@@ -246,80 +151,6 @@ impl Intake {
             Ok((event.time, put))
         })?;
         projected.transpose()
-    }
-
-    /// Takes note that a source partition was read up to `next`, past records that are no data.
-    pub fn advance(&mut self, source_topic: &str, partition: i32, next: i64) {
-        for from in self.places(source_topic) {
-            if let Some(lane) = self.lanes.get_mut(&(from, partition)) {
-                lane.next = lane.next.max(next);
-            }
-        }
-    }
-
-    /// The next offset of each source partition that is to be committed, as (topic, partition, next): all below it went.
-    pub fn positions(&self) -> Vec<(&str, i32, i64)> {
-        let mut positions: BTreeMap<(&str, i32), i64> = BTreeMap::new();
-        for (place, lane) in &self.lanes {
-            if let Some(topic) = self.definition.source_topic(place.0) {
-                let next = positions.entry((topic, place.1)).or_insert(i64::MAX);
-                *next = (*next).min(lane.reached());
-            }
-        }
-        positions
-            .into_iter()
-            .map(|((topic, partition), next)| (topic, partition, next))
-            .collect()
-    }
-
-    /// Events that were read from a source partition and did not go yet.
-    pub fn waiting(&self, source_topic: &str, partition: i32) -> usize {
-        self.places(source_topic)
-            .into_iter()
-            .filter_map(|from| self.lanes.get(&(from, partition)))
-            .map(|lane| lane.waiting.len())
-            .sum()
-    }
-
-    /// What has been read until now. Draw it before asking where the sources of joined views end.
-    pub fn fence(&self) -> Fence {
-        let read = |(place, lane): (&Place, &Lane)| (*place, lane.next);
-        Fence(self.lanes.iter().map(read).collect())
-    }
-
-    /// [`Intake::drain_joined`] of a view without joins: what it refuses, [`Intake::take`] refused.
-    pub fn drain(&mut self, behind: &dyn Fn(&str, i32) -> bool) -> Vec<NewRecord> {
-        let all = Fence(self.lanes.keys().map(|place| (*place, i64::MAX)).collect());
-        let terms = Terms {
-            behind,
-            fence: &all,
-            views: &NoViews,
-            stops: &|_, _, _| false,
-        };
-        self.drain_joined(&terms).records
-    }
-
-    /// What may go now, as records of the input log: events in the order that counts from now on, then a mark for each partition.
-    pub fn drain_joined(&mut self, terms: &Terms<'_>) -> Drained {
-        let behind: BTreeSet<Place> = self
-            .lanes
-            .keys()
-            .filter(|(from, partition)| {
-                let topic = self.definition.source_topic(*from);
-                topic.is_some_and(|topic| (terms.behind)(topic, *partition))
-            })
-            .copied()
-            .collect();
-        let mut drained = Drained::default();
-        while let Some((first, offset)) = self.oldest(&behind) {
-            if offset >= terms.fence.0.get(&first).copied().unwrap_or(i64::MIN) {
-                drained.fenced = true;
-                break;
-            }
-            self.go(first, offset, terms, &mut drained);
-        }
-        self.mark(&behind, &mut drained.records);
-        drained
     }
 
     fn mark(&mut self, behind: &BTreeSet<Place>, records: &mut Vec<NewRecord>) {
@@ -449,5 +280,122 @@ impl Intake {
             .filter(|(source, _)| *source == topic)
             .map(|(_, place)| place)
             .collect()
+    }
+}
+
+impl TakeIn for Intake {
+    fn start(&mut self, source_topic: &str, partition: i32, next: i64) {
+        for from in self.places(source_topic) {
+            let covered = Covered {
+                from,
+                partition,
+                next,
+                time: i64::MIN,
+                idle: true,
+            };
+            let lane = Lane {
+                waiting: VecDeque::new(),
+                next,
+                covered,
+            };
+            self.lanes.insert((from, partition), lane);
+        }
+    }
+
+    fn stop(&mut self, source_topic: &str, partition: i32) {
+        for from in self.places(source_topic) {
+            self.lanes.remove(&(from, partition));
+        }
+    }
+
+    fn check(&self, record: &Record<'_>) -> Option<Fault> {
+        self.places(record.topic)
+            .into_iter()
+            .find_map(|from| self.admit(from, record).err())
+    }
+
+    fn take(&mut self, record: &Record<'_>) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for from in self.places(record.topic) {
+            let place = (from, record.partition);
+            if !self.lanes.contains_key(&place) {
+                self.start(record.topic, record.partition, record.offset);
+            }
+            let known = self
+                .lanes
+                .get(&place)
+                .is_some_and(|lane| record.offset < lane.next);
+            if known {
+                continue;
+            }
+            let projected = self.admit(from, record);
+            let Some(lane) = self.lanes.get_mut(&place) else {
+                continue;
+            };
+            lane.next = record.offset + 1;
+            match projected {
+                Ok(Some(event)) => lane.waiting.push_back(event),
+                Ok(None) => {}
+                Err(fault) => faults.push(fault),
+            }
+        }
+        faults
+    }
+
+    fn advance(&mut self, source_topic: &str, partition: i32, next: i64) {
+        for from in self.places(source_topic) {
+            if let Some(lane) = self.lanes.get_mut(&(from, partition)) {
+                lane.next = lane.next.max(next);
+            }
+        }
+    }
+
+    fn positions(&self) -> Vec<(&str, i32, i64)> {
+        let mut positions: BTreeMap<(&str, i32), i64> = BTreeMap::new();
+        for (place, lane) in &self.lanes {
+            if let Some(topic) = self.definition.source_topic(place.0) {
+                let next = positions.entry((topic, place.1)).or_insert(i64::MAX);
+                *next = (*next).min(lane.reached());
+            }
+        }
+        positions
+            .into_iter()
+            .map(|((topic, partition), next)| (topic, partition, next))
+            .collect()
+    }
+
+    fn waiting(&self, source_topic: &str, partition: i32) -> usize {
+        self.places(source_topic)
+            .into_iter()
+            .filter_map(|from| self.lanes.get(&(from, partition)))
+            .map(|lane| lane.waiting.len())
+            .sum()
+    }
+
+    fn fence(&self) -> Fence {
+        Fence::new(self.lanes.iter().map(|(place, lane)| (*place, lane.next)))
+    }
+
+    fn drain_under(&mut self, terms: &Terms<'_>) -> Drained {
+        let behind: BTreeSet<Place> = self
+            .lanes
+            .keys()
+            .filter(|(from, partition)| {
+                let topic = self.definition.source_topic(*from);
+                topic.is_some_and(|topic| (terms.behind)(topic, *partition))
+            })
+            .copied()
+            .collect();
+        let mut drained = Drained::default();
+        while let Some((first, offset)) = self.oldest(&behind) {
+            if !terms.fence.lets_go(first, offset) {
+                drained.fenced = true;
+                break;
+            }
+            self.go(first, offset, terms, &mut drained);
+        }
+        drained.events = drained.records.len();
+        self.mark(&behind, &mut drained.records);
+        drained
     }
 }

@@ -6,7 +6,6 @@
 use super::Row;
 use super::aggregate::Applied;
 use super::definition::{Change, Definition, Projected};
-use super::from::NoViews;
 use super::origin::{Covered, Mark, Origin, invalid, provenance};
 use super::rows::Rows;
 use crate::config::{Fold, Input};
@@ -14,6 +13,7 @@ use crate::fault::Fault;
 use crate::json::scan::Scanner;
 use crate::json::{self, Document};
 use crate::key::{Key, Text};
+use crate::lookup::NoViews;
 use crate::names;
 use crate::record::{NewRecord, Position, Record};
 use crate::source::Lent;
@@ -65,6 +65,11 @@ impl Partition {
     /// The offset of the input that is to be folded next.
     pub fn next(&self) -> i64 {
         self.next
+    }
+
+    /// Timestamp of the newest record that was folded, milliseconds since the epoch; -1 before any.
+    pub fn read_at(&self) -> i64 {
+        self.at
     }
 
     /// Event time that the fold has reached, milliseconds; `i64::MIN` before any event.

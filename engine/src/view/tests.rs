@@ -7,6 +7,7 @@ use super::intake::Intake;
 use super::*;
 use crate::config;
 use crate::fault::Reason;
+use crate::intake::TakeIn;
 use crate::names;
 use crate::record::NewRecord;
 use serde_json::json;

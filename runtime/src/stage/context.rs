@@ -37,6 +37,11 @@ impl Context {
         }
     }
 
+    /// Whose stage this is, as `headwater resume` takes it.
+    pub(super) fn resource(&self) -> String {
+        format!("{}/{}", self.kind, self.name)
+    }
+
     /// What becomes of a record of the view's input log that cannot be folded. An input log of the view's
     /// own holds only what the intake let through.
     pub(super) fn invalid_records(&self, view: &View) -> InvalidRecords {

@@ -10,6 +10,7 @@ mod context;
 mod ends;
 mod handle;
 mod held;
+mod intake;
 mod lag;
 mod life;
 pub mod look;
@@ -90,6 +91,8 @@ pub enum Error {
     NoExecutor(#[from] tokio::runtime::TryCurrentError),
     #[error("cannot start a thread: {0}")]
     Thread(#[source] std::io::Error),
+    #[error("{resource}: what was taken in was refused: {reason}")]
+    IntakeRefused { resource: String, reason: String },
     #[error("view '{view}': a checkpoint was refused: {reason}")]
     CheckpointRefused { view: String, reason: String },
     #[error("agent '{agent}': not even a failure could be written: {reason}")]
@@ -107,9 +110,10 @@ impl Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Log(log::Error::Fenced { .. }) => "Fenced",
-            Self::Log(_) | Self::CheckpointRefused { .. } | Self::FailureRefused { .. } => {
-                "KafkaRefused"
-            }
+            Self::Log(_)
+            | Self::IntakeRefused { .. }
+            | Self::CheckpointRefused { .. }
+            | Self::FailureRefused { .. } => "KafkaRefused",
             Self::Stalled(stall) => stall.reason,
             Self::Compile(_) | Self::Model(_) | Self::UnknownView { .. } => "InvalidConfiguration",
             Self::NoExecutor(_) | Self::Thread(_) | Self::Ended => "Internal",

@@ -83,6 +83,7 @@ prompt: {{user: '{{{{ context.one }}}} {{{{ meta.one }}}}'}}"
         partition: TopicPartition::new("shop.flights", 2),
         position: 7,
         end: 9,
+        undecided: false,
     };
     bed.freshness.views.insert(
         "flights".to_owned(),

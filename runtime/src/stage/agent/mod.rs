@@ -1,11 +1,12 @@
 //! The agent stage: takes triggers from a group, holds the views that its slots read, runs, and commits.
 //!
-//! Two threads: one folds the views ([`super::held`]), one owns the group, the window of unfinished
+//! Two threads, and an intake where the agent has an input log of its own ([`intake`]): one folds the views ([`super::held`]), one owns the group, the window of unfinished
 //! triggers and the transactions ([`driver`]). Runs are tasks ([`run`]). What a run is, from context to
 //! output, is the engine's.
 
 mod batch;
 mod driver;
+mod intake;
 mod run;
 mod start;
 mod window;
@@ -25,7 +26,7 @@ use std::time::Duration;
 struct Setup {
     context: Arc<Context>,
     config: config::Agent,
-    agent: Agent,
+    agent: Arc<Agent>,
     model: Option<Arc<dyn Model>>,
     held: Arc<Held>,
     freshness_wait: Duration,
@@ -56,17 +57,8 @@ impl Setup {
 
 /// Compiles the agent and says which loops its stage has.
 pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Parts, Error> {
-    let agent = Agent::compile(&context.config)?;
-    let mut definitions = BTreeMap::new();
-    for name in agent.views() {
-        let Some(view) = context.config.views.get(name) else {
-            return Err(Error::UnknownView {
-                view: name.to_owned(),
-            });
-        };
-        let definition = Definition::compile(view, &context.config.sources)?;
-        definitions.insert(name.to_owned(), (view.clone(), definition));
-    }
+    let agent = Arc::new(Agent::compile(&context.config)?);
+    let definitions = definitions(context, agent.views())?;
     let services = &context.services;
     let model = match &config.model {
         None => None,
@@ -90,7 +82,8 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
         attempt_timeout: Duration::from_millis(config.delivery.attempt_timeout_ms),
     });
     let folding = Arc::clone(context);
-    Ok(vec![
+    let mut parts = intake::parts(context, &setup)?;
+    let own: Parts = vec![
         (
             "views",
             Box::new(move |life| {
@@ -100,5 +93,25 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
             }),
         ),
         ("runs", Box::new(move |life| Driver::start(setup, life))),
-    ])
+    ];
+    parts.extend(own);
+    Ok(parts)
+}
+
+/// These views, to be held here.
+fn definitions<'a>(
+    context: &Context,
+    views: impl IntoIterator<Item = &'a str>,
+) -> Result<BTreeMap<String, (config::View, Arc<Definition>)>, Error> {
+    let mut definitions = BTreeMap::new();
+    for name in views {
+        let Some(view) = context.config.views.get(name) else {
+            return Err(Error::UnknownView {
+                view: name.to_owned(),
+            });
+        };
+        let definition = Definition::compile(view, &context.config.sources)?;
+        definitions.insert(name.to_owned(), (view.clone(), definition));
+    }
+    Ok(definitions)
 }

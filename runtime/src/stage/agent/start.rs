@@ -75,22 +75,26 @@ pub(super) fn find(
     }
     refuse_lost_positions(setup, life, log)?;
     let bounds = persist(life, "watermarks", || log.watermarks(&all))?;
-    let first =
-        all.into_iter()
-            .map(|partition| {
-                let offset = bounds.get(&partition).map_or(0, |bounds| {
-                    match setup.config.trigger.start_from {
-                        StartFrom::Latest => bounds.high,
-                        StartFrom::Earliest => bounds.low,
-                    }
-                });
-                let committed = Committed {
-                    offset,
-                    metadata: String::new(),
-                };
-                (partition, committed)
-            })
-            .collect();
+    let start_from = if setup.agent.has_input() {
+        // Where the agent begins, its intake decided.
+        StartFrom::Earliest
+    } else {
+        setup.config.trigger.start_from
+    };
+    let first = all
+        .into_iter()
+        .map(|partition| {
+            let offset = bounds.get(&partition).map_or(0, |bounds| match start_from {
+                StartFrom::Latest => bounds.high,
+                StartFrom::Earliest => bounds.low,
+            });
+            let committed = Committed {
+                offset,
+                metadata: String::new(),
+            };
+            (partition, committed)
+        })
+        .collect();
     Ok(Found::New(first))
 }
 

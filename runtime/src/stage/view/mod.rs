@@ -4,10 +4,9 @@
 //! and it keeps the dead letters of what the view refuses.
 
 mod fold;
-mod intake;
-mod joins;
 
 use super::held::{Folder, Held};
+use super::intake::{self, Joins};
 use super::life::Life;
 use super::look::{Desk, Mailbox};
 use super::reading::partitions;
@@ -16,11 +15,11 @@ use super::{Context, Error, Parts};
 use fold::Fold;
 use headwater_engine::config::{Input, View};
 use headwater_engine::fault::leave_out_value;
+use headwater_engine::names::{self, Owner};
 use headwater_engine::record::NewRecord;
 use headwater_engine::view::Definition;
 use headwater_engine::view::intake::Intake;
-use joins::Joins;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Compiles the view and says which loops its stage has.
@@ -47,7 +46,8 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
                     Some(intake) => {
                         let joins = held
                             .map(|held| Joins::new(Arc::clone(&context), Arc::clone(&life), held));
-                        intake::Loop::new(context, life, view, intake, count, joins).run()
+                        let task = task(&context, &view, count);
+                        intake::Loop::new(context, life, task, Box::new(intake), joins).run()
                     }
                     None => Ok(()),
                 }
@@ -82,6 +82,30 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
         }),
     ));
     Ok((parts, Some(desk)))
+}
+
+/// From where to where the view's intake goes.
+fn task(context: &Context, view: &View, partitions: i32) -> intake::Task {
+    let sources: BTreeSet<&str> = view
+        .from
+        .iter()
+        .filter_map(|from| context.config.sources.get(&from.source))
+        .map(|source| source.topic.as_str())
+        .collect();
+    intake::Task {
+        group: names::group(
+            &context.config.namespace,
+            Owner::View,
+            &view.name,
+            Some(&view.generation),
+            "intake",
+        ),
+        sources: sources.into_iter().map(str::to_owned).collect(),
+        topic: view.input.topic().to_owned(),
+        partitions,
+        dead_topic: view.dead_topic.clone(),
+        begin: intake::Begin::Earliest,
+    }
 }
 
 /// The whole view, to be held here and read by others; `None` where it is not served.

@@ -1,7 +1,7 @@
-//! The views that a view's intake joins to its events, and the wait before it reads them.
+//! The views that an intake reads as events go, to join their rows or to start a run for each, and the wait before it reads them.
 //!
-//! A join reads once, so it has to read late enough: after events came in, the logs are asked where the joined views' sources end, and
-//! nothing goes before the held copies cover those ends. So whatever was acknowledged before an event was sent is in its joins. What comes
+//! It reads once, so it has to read late enough: after events came in, the logs are asked where those views' sources end, and
+//! nothing goes before the held copies cover those ends. So whatever was acknowledged before an event was sent is in what is read for it. What comes
 //! in during the wait is behind the fence and waits for a question of its own. The wait ends when it is over, however long that takes;
 //! the status says for which view.
 
@@ -12,9 +12,9 @@ use super::super::held::{Found, Held};
 use super::super::life::Life;
 use super::super::reading::partitions;
 use crate::log::Waker;
+use headwater_engine::intake::Fence;
 use headwater_engine::lookup::Views;
 use headwater_engine::record::TopicPartition;
-use headwater_engine::view::intake::Fence;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,10 +26,8 @@ const WAITING: &str = "WaitingForJoin";
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the status says anew how far a view is.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
-/// The watch ends with its barrier.
-const FOR_EVER: Duration = Duration::from_secs(365 * 86_400);
 
-pub(super) struct Joins {
+pub(in crate::stage) struct Joins {
     context: Arc<Context>,
     life: Arc<Life>,
     held: Arc<Held>,
@@ -65,7 +63,7 @@ pub(super) struct Passed {
 }
 
 impl Joins {
-    pub(super) fn new(context: Arc<Context>, life: Arc<Life>, held: Arc<Held>) -> Self {
+    pub(in crate::stage) fn new(context: Arc<Context>, life: Arc<Life>, held: Arc<Held>) -> Self {
         Self {
             context,
             life,
@@ -144,10 +142,9 @@ impl Joins {
             && let Some(waker) = &self.waker
         {
             let (held, ends) = (Arc::clone(&self.held), Arc::clone(&barrier.ends));
-            let (waker, clock) = (Arc::clone(waker), Arc::clone(&self.context.services.clock));
+            let waker = Arc::clone(waker);
             let watch = self.life.runtime.spawn(async move {
-                let deadline = tokio::time::Instant::now() + FOR_EVER;
-                held.barrier(&ends, deadline, || clock.now_ms()).await;
+                held.reach(&ends).await;
                 waker();
             });
             barrier.watch = Some(watch.abort_handle());

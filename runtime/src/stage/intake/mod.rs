@@ -1,33 +1,34 @@
-//! The intake of a view with an input log of its own: reads the sources in a group, and writes what the
-//! engine projects from them, in the order that counts from then on.
+//! The intake of a view or an agent with an input log of its own: reads the sources in a group, and writes what the
+//! engine makes of them ([`TakeIn`]), in the order that counts from then on.
 //!
 //! Of what waits in the sources' logs the oldest goes first: so after records came in, the logs are asked
 //! for their ends, and an event is held until every partition is read up to there or shows its next one.
-//! It is held for at most [`HOLD`] once all that is at hand was read: a transaction that stays open somewhere must not stop the view.
-//! Where entries join other views, what waits goes once those hold what was in their logs ([`super::joins`]).
+//! It is held for at most [`HOLD`] once all that is at hand was read: a transaction that stays open somewhere must not stop the others.
+//! Where other views are read, what waits goes once those hold what was in their logs ([`joins`]).
 //!
-//! Each transaction carries the projected records, a mark for every partition of the input log, dead
-//! letters, and the offsets of all source partitions: an event is in the input log exactly once. Where
+//! Each transaction carries the records of the input log, dead letters, and the offsets of all source partitions: an event is in the input log exactly once. Where
 //! partitions are lost while a transaction is undecided, everything taken in is forgotten and read again
 //! from the committed offsets.
 
+mod joins;
+mod place;
 mod write;
 
-use super::super::committer::Committer;
-use super::super::life::Life;
-use super::super::reading::persist;
-use super::super::rebalance::Rebalance;
-use super::super::resume::Intent;
-use super::super::status::{Part, Processed};
-use super::super::{Context, DRAIN, Error, Stall};
-use super::joins::Joins;
-use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, RECORDS_PER_POLL, Start};
+pub(super) use joins::Joins;
+
+use super::committer::Committer;
+use super::life::Life;
+use super::reading::{partitions, persist};
+use super::rebalance::Rebalance;
+use super::status::{Part, Processed};
+use super::{Context, DRAIN, Error};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, RECORDS_PER_POLL};
 use crate::metrics;
-use headwater_engine::config::{InvalidRecords, View};
+use headwater_engine::config::{InvalidRecords, StartFrom};
 use headwater_engine::fault::{Fault, dead_letter};
-use headwater_engine::names::{self, Owner};
+use headwater_engine::intake::TakeIn;
+use headwater_engine::names;
 use headwater_engine::record::{NewRecord, Record, TopicPartition};
-use headwater_engine::view::intake::Intake;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,17 +41,42 @@ const WAITING: usize = 5_000;
 /// Where a partition with so many waiting is read again.
 const REFILL: usize = 1_000;
 
+/// From where to where events are taken in.
+pub(super) struct Task {
+    pub(super) group: String,
+    /// Topics of the sources.
+    pub(super) sources: Vec<String>,
+    /// The input log.
+    pub(super) topic: String,
+    /// How many it has.
+    pub(super) partitions: i32,
+    /// For records that are refused.
+    pub(super) dead_topic: String,
+    pub(super) begin: Begin,
+}
+
+/// Where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At the first record of the sources. Every transaction writes to every partition of the input log, so offsets of one that
+    /// holds nothing are those of a former log.
+    Earliest,
+    /// Where that says, for all partitions of the sources together: fixed once, before anything is taken in, by the owner of the first
+    /// one. A partition that is added later is read from its first record.
+    Once(StartFrom),
+}
+
 pub(super) struct Loop {
     context: Arc<Context>,
     life: Arc<Life>,
-    view: View,
-    intake: Intake,
-    /// How many the input log has.
-    partitions: i32,
+    task: Task,
+    intake: Box<dyn TakeIn>,
     joins: Option<Joins>,
     committer: Committer,
-    sources: Vec<String>,
     owned: BTreeMap<TopicPartition, Owned>,
+    /// Assigned, and it is not known yet where they begin; and when to ask for it.
+    unplaced: Vec<TopicPartition>,
+    ask_at: Instant,
     /// With the position of the record, whose offset they are committed with.
     dead: Vec<(TopicPartition, i64, NewRecord)>,
     /// Assigned, but cannot begin; a problem in the status says why.
@@ -92,37 +118,30 @@ impl Loop {
     pub(super) fn new(
         context: Arc<Context>,
         life: Arc<Life>,
-        view: View,
-        intake: Intake,
-        partitions: i32,
+        task: Task,
+        intake: Box<dyn TakeIn>,
         joins: Option<Joins>,
     ) -> Self {
         let committer = Committer::new(
             Arc::clone(&context.services.log),
             Arc::clone(&life),
-            names::member(&group_of(&context, &view), context.ordinal),
+            names::member(&task.group, context.ordinal),
             Arc::clone(&context.services.metrics),
             metrics::Stage {
-                kind: "view",
-                name: view.name.clone(),
+                kind: context.kind_label(),
+                name: context.name.clone(),
             },
         );
-        let topics: BTreeSet<String> = view
-            .from
-            .iter()
-            .filter_map(|from| context.config.sources.get(&from.source))
-            .map(|source| source.topic.clone())
-            .collect();
         Self {
             context,
             life,
-            view,
+            task,
             intake,
-            partitions,
             joins,
             committer,
-            sources: topics.into_iter().collect(),
             owned: BTreeMap::new(),
+            unplaced: Vec::new(),
+            ask_at: Instant::now(),
             dead: Vec::new(),
             stalled: BTreeSet::new(),
             pending: None,
@@ -134,14 +153,13 @@ impl Loop {
 
     pub(super) fn run(mut self) -> Result<(), Error> {
         let log = Arc::clone(&self.context.services.log);
-        super::partitions(&*log, &self.life, &self.sources)?;
+        partitions(&*log, &self.life, &self.task.sources)?;
         persist(&self.life, "transactional id", || self.committer.open())?;
-        let group = group_of(&self.context, &self.view);
         let mut group = persist(&self.life, "group", || {
             log.group(GroupOptions {
-                member: names::member(&group, self.context.ordinal),
-                group: group.clone(),
-                topics: self.sources.clone(),
+                member: names::member(&self.task.group, self.context.ordinal),
+                group: self.task.group.clone(),
+                topics: self.task.sources.clone(),
             })
         })?;
         self.life.woken_by(group.waker());
@@ -161,7 +179,7 @@ impl Loop {
         Ok(group.leave()?)
     }
 
-    /// True where nothing is left to write before the end. The joined views are not folded any more: what still waits for them is
+    /// True where nothing is left to write before the end. The views that it reads are not folded any more: what still waits for them is
     /// read again by whoever comes next.
     fn finish(&mut self, group: &mut dyn GroupReader) -> Result<bool, Error> {
         if self.joins.is_some() {
@@ -194,7 +212,8 @@ impl Loop {
         if !rebalance.lost.is_empty() {
             self.lose(group, &rebalance.lost)?;
         }
-        self.begin(group, &rebalance.assigned)?;
+        self.unplaced.extend(rebalance.assigned);
+        self.place(group)?;
         self.joined |= rebalance.any;
         self.positions(group);
         let due = self
@@ -229,7 +248,7 @@ impl Loop {
             self.stand_still(record, &fault);
             return true;
         }
-        // One dead letter a record, whichever of the view's entries refuse it.
+        // One dead letter a record, whichever entries refuse it.
         if let Some(fault) = self.intake.take(record).into_iter().next() {
             self.refuse(record, &fault);
         }
@@ -237,7 +256,7 @@ impl Loop {
     }
 
     fn stand_still(&self, record: &Record<'_>, fault: &Fault) {
-        let resource = format!("view/{}", self.view.name);
+        let resource = self.context.resource();
         self.context.stopped(&self.life, record, fault, &resource);
     }
 
@@ -251,117 +270,10 @@ impl Loop {
             if self.dead.iter().any(known) {
                 return;
             }
-            let letter = dead_letter(record, fault, &self.view.dead_topic);
+            let letter = dead_letter(record, fault, &self.task.dead_topic);
             self.dead.push((partition, record.offset, letter));
             self.context.dead_letter(&self.life, record, fault);
         }
-    }
-
-    /// Partitions that are another's now, or about to be.
-    fn lose(&mut self, group: &mut dyn GroupReader, lost: &[TopicPartition]) -> Result<(), Error> {
-        for partition in lost {
-            self.owned.remove(partition);
-            self.stalled.remove(partition);
-            self.intake.stop(&partition.topic, partition.partition);
-            self.dead.retain(|(of, _, _)| of != partition);
-        }
-        if let Some(joins) = &mut self.joins {
-            joins.forget();
-        }
-        if self.pending.is_none() {
-            return Ok(());
-        }
-        // A batch that may hold records of a lost partition must not be written.
-        self.pending = None;
-        self.dead.clear();
-        self.committer.forget();
-        let left = std::mem::take(&mut self.owned);
-        let mut held: Vec<TopicPartition> = left
-            .iter()
-            .filter(|(_, owned)| owned.paused || owned.stopped)
-            .map(|(partition, _)| partition.clone())
-            .collect();
-        let left: Vec<_> = left.into_keys().collect();
-        for partition in &left {
-            self.intake.stop(&partition.topic, partition.partition);
-        }
-        self.begin(group, &left)?;
-        // They begin anew, but the group remembers their pause.
-        held.retain(|partition| self.owned.contains_key(partition));
-        if !held.is_empty() {
-            group.resume(&held)?;
-        }
-        Ok(())
-    }
-
-    fn begin(
-        &mut self,
-        group: &mut dyn GroupReader,
-        assigned: &[TopicPartition],
-    ) -> Result<(), Error> {
-        if assigned.is_empty() {
-            return Ok(());
-        }
-        let log = Arc::clone(&self.context.services.log);
-        persist(&self.life, "transactional id", || self.committer.open())?;
-        let committed = persist(&self.life, "committed offsets", || {
-            group.committed(assigned)
-        })?;
-        let bounds = persist(&self.life, "watermarks", || log.watermarks(assigned))?;
-        let unwritten = self.is_unwritten()?;
-        for partition in assigned {
-            let bounds = bounds
-                .get(partition)
-                .copied()
-                .unwrap_or(crate::log::Watermarks { low: 0, high: 0 });
-            let next = match committed.get(partition) {
-                // Of an input log that was deleted since; somebody's decision counts all the same.
-                Some(Some(committed)) if unwritten && Intent::of(committed).is_none() => {
-                    Ok(bounds.low)
-                }
-                Some(Some(committed)) => {
-                    let resource = format!("view/{}", self.view.name);
-                    Stall::position(&resource, partition, committed.offset, bounds)
-                }
-                _ => Ok(bounds.low),
-            };
-            let next = match next {
-                Ok(next) => next,
-                Err(stall) => {
-                    stall.tell(&self.life);
-                    self.stalled.insert(partition.clone());
-                    continue;
-                }
-            };
-            self.intake
-                .start(&partition.topic, partition.partition, next);
-            group.start(partition, Start::Offset(next))?;
-            self.owned.insert(
-                partition.clone(),
-                Owned {
-                    committed: next,
-                    target: bounds.high,
-                    end: bounds.high,
-                    position: next,
-                    skip: Intent::skipped(committed.get(partition).and_then(Option::as_ref)),
-                    stopped: false,
-                    paused: false,
-                },
-            );
-        }
-        Ok(())
-    }
-
-    /// Whether nothing was ever written to the input log. Every transaction writes a mark to each of its partitions, so offsets that
-    /// the group has in spite of that are those of a former log.
-    fn is_unwritten(&self) -> Result<bool, Error> {
-        let topic: Arc<str> = self.view.input.topic().into();
-        let all: Vec<TopicPartition> = (0..self.partitions)
-            .map(|number| TopicPartition::new(Arc::clone(&topic), number))
-            .collect();
-        let log = &self.context.services.log;
-        let ends = persist(&self.life, "watermarks", || log.watermarks(&all))?;
-        Ok(ends.values().all(|bounds| bounds.high == 0))
     }
 
     fn positions(&mut self, group: &mut dyn GroupReader) {
@@ -408,6 +320,15 @@ impl Loop {
     }
 
     fn wait(&self) -> Duration {
+        let ask = if self.unplaced.is_empty() {
+            IDLE
+        } else {
+            self.ask_at.saturating_duration_since(Instant::now())
+        };
+        ask.min(self.wait_for_events())
+    }
+
+    fn wait_for_events(&self) -> Duration {
         match (&self.pending, self.committer.retry_at()) {
             (Some(_), Some(at)) => at.saturating_duration_since(Instant::now()),
             (Some(_), None) => Duration::ZERO,
@@ -438,24 +359,15 @@ impl Loop {
                 joined: self.joined,
                 restored_percent: 100,
                 caught_up: self.stalled.is_empty()
+                    && self.unplaced.is_empty()
                     && self
                         .owned
                         .values()
                         .all(|owned| owned.stopped || owned.committed >= owned.target),
-                waiting: self.stalled.len(),
+                waiting: self.stalled.len() + self.unplaced.len(),
                 in_flight: self.pending.iter().len() + self.waiting(),
                 positions,
             },
         );
     }
-}
-
-fn group_of(context: &Context, view: &View) -> String {
-    names::group(
-        &context.config.namespace,
-        Owner::View,
-        &view.name,
-        Some(&view.generation),
-        "intake",
-    )
 }

@@ -1,17 +1,18 @@
 //! Writing what was taken in: what may go now, in one transaction with the offsets, sent as it stands until its fate is known.
 
-use super::super::super::Error;
-use super::super::super::committer::Outcome;
-use super::super::super::reading::persist;
-use super::super::super::resume::position;
-use super::super::joins::{Joins, Passed};
-use super::super::without_value;
+use super::super::Error;
+use super::super::committer::Outcome;
+use super::super::reading::persist;
+use super::super::resume::position;
+use super::joins::{Joins, Passed};
 use super::{Batch, HOLD, Loop};
 use crate::log::GroupReader;
 use crate::observe::Happening;
 use headwater_engine::config::InvalidRecords;
+use headwater_engine::fault::leave_out_value;
+use headwater_engine::intake::{Drained, Fence, Terms};
+use headwater_engine::lookup::{NoViews, Views};
 use headwater_engine::record::{NewRecord, TopicPartition};
-use headwater_engine::view::intake::{Drained, Terms};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -89,9 +90,9 @@ impl Loop {
         };
         let overdue = self.held_since.is_some_and(|since| since.elapsed() >= HOLD);
         let drained = self.drain(passed, overdue);
+        // While others go it is not held: a long backlog goes in its order too.
+        let went = drained.events > 0;
         let mut records = self.note(group, drained)?;
-        // While others go it is not held: a long backlog goes in its order too. Marks alone are no event.
-        let went = records.len() > usize::try_from(self.partitions).unwrap_or(0);
         if self.waiting() == 0 {
             self.held_since = None;
         } else if overdue || went || self.held_since.is_none() {
@@ -129,28 +130,25 @@ impl Loop {
             .map(|(partition, _)| (&*partition.topic, partition.partition))
             .collect();
         let behind = |topic: &str, partition: i32| behind.contains(&(topic, partition));
-        match (&self.joins, passed) {
-            (Some(joins), Some(passed)) => {
-                let (context, owned) = (&self.context, &self.owned);
-                let stops = |topic: &str, partition: i32, offset: i64| {
-                    let skipped = owned
-                        .get(&TopicPartition::new(topic, partition))
-                        .is_some_and(|owned| owned.skip == Some(offset));
-                    !skipped && context.invalid_of_topic(topic) == InvalidRecords::Stop
-                };
-                self.intake.drain_joined(&Terms {
-                    behind: &behind,
-                    fence: &passed.fence,
-                    views: joins.views(),
-                    stops: &stops,
-                })
-            }
-            // Nothing waits, or nothing is joined.
-            _ => Drained {
-                records: self.intake.drain(&behind),
-                ..Drained::default()
-            },
-        }
+        let (context, owned) = (&self.context, &self.owned);
+        let stops = |topic: &str, partition: i32, offset: i64| {
+            let skipped = owned
+                .get(&TopicPartition::new(topic, partition))
+                .is_some_and(|owned| owned.skip == Some(offset));
+            !skipped && context.invalid_of_topic(topic) == InvalidRecords::Stop
+        };
+        let open = Fence::open();
+        let (fence, views): (&Fence, &dyn Views) = match (&self.joins, &passed) {
+            (Some(joins), Some(passed)) => (&passed.fence, joins.views()),
+            // Nothing waits, or no view is read.
+            _ => (&open, &NoViews),
+        };
+        self.intake.drain_under(&Terms {
+            behind: &behind,
+            fence,
+            views,
+            stops: &stops,
+        })
     }
 
     /// Deals with what showed while it was drained, and gives what went.
@@ -208,15 +206,27 @@ impl Loop {
             }
         }
         self.context.services.observer.tell(|| Happening::TakenIn {
-            view: self.view.name.clone(),
+            stage: self.context.name.clone(),
             records: batch.records.len(),
         });
         Ok(true)
     }
 
+    /// A dead letter may be larger than its topic allows, by the headers that say why: it goes without its value then. What is
+    /// taken in fits.
     fn refused(&mut self, index: usize, reason: String) -> Result<(), Error> {
         let batch = self.pending.as_mut();
         let record = batch.and_then(|batch| batch.records.get_mut(index));
-        without_value(&self.view, record, reason)
+        match record {
+            Some(record) if record.topic == self.task.dead_topic && record.value.is_some() => {
+                tracing::warn!(reason, "a dead letter is written without its value");
+                leave_out_value(record);
+                Ok(())
+            }
+            _ => Err(Error::IntakeRefused {
+                resource: self.context.resource(),
+                reason,
+            }),
+        }
     }
 }

@@ -1,0 +1,217 @@
+//! Where partitions of the sources begin, and what is forgotten when they go.
+
+use super::super::reading::{partitions, persist};
+use super::super::resume::Intent;
+use super::super::{Error, Stall};
+use super::{Begin, Loop, Owned};
+use crate::log::{Committed, GroupReader, Start, Watermarks};
+use headwater_engine::config::StartFrom;
+use headwater_engine::record::TopicPartition;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// While another replica fixes the first offsets.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
+
+type Offsets = HashMap<TopicPartition, Option<Committed>>;
+
+/// Where the group stands.
+enum Found {
+    Offsets(Offsets),
+    /// It is being fixed: to be asked again.
+    NotYet,
+    Lost(Stall),
+}
+
+impl Loop {
+    /// Begins the partitions that wait for it, as far as it is known where.
+    pub(super) fn place(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
+        // First offsets have a transaction of their own.
+        let busy = self.pending.is_some() && self.task.begin != Begin::Earliest;
+        if self.unplaced.is_empty() || busy || Instant::now() < self.ask_at {
+            return Ok(());
+        }
+        let assigned = std::mem::take(&mut self.unplaced);
+        self.begin(group, assigned)
+    }
+
+    fn begin(
+        &mut self,
+        group: &mut dyn GroupReader,
+        assigned: Vec<TopicPartition>,
+    ) -> Result<(), Error> {
+        persist(&self.life, "transactional id", || self.committer.open())?;
+        let committed = match self.find(group, &assigned)? {
+            Found::Offsets(offsets) => offsets,
+            Found::NotYet => {
+                self.unplaced.extend(assigned);
+                return Ok(());
+            }
+            Found::Lost(stall) => {
+                stall.tell(&self.life);
+                self.stalled.extend(assigned);
+                return Ok(());
+            }
+        };
+        let log = Arc::clone(&self.context.services.log);
+        let bounds = persist(&self.life, "watermarks", || log.watermarks(&assigned))?;
+        // Offsets of an input log that was deleted since.
+        let former = self.task.begin == Begin::Earliest && !self.is_written()?;
+        for partition in assigned {
+            let bounds = bounds.get(&partition).copied().unwrap_or(NOTHING);
+            let committed = committed.get(&partition).and_then(Option::as_ref);
+            let next = match committed {
+                // Somebody's decision counts all the same.
+                Some(committed) if former && Intent::of(committed).is_none() => Ok(bounds.low),
+                Some(committed) => {
+                    let resource = self.context.resource();
+                    Stall::position(&resource, &partition, committed.offset, bounds)
+                }
+                None => Ok(bounds.low),
+            };
+            let next = match next {
+                Ok(next) => next,
+                Err(stall) => {
+                    stall.tell(&self.life);
+                    self.stalled.insert(partition);
+                    continue;
+                }
+            };
+            self.intake
+                .start(&partition.topic, partition.partition, next);
+            group.start(&partition, Start::Offset(next))?;
+            let owned = Owned {
+                committed: next,
+                target: bounds.high,
+                end: bounds.high,
+                position: next,
+                skip: Intent::skipped(committed),
+                stopped: false,
+                paused: false,
+            };
+            self.owned.insert(partition, owned);
+        }
+        Ok(())
+    }
+
+    fn find(
+        &mut self,
+        group: &mut dyn GroupReader,
+        assigned: &[TopicPartition],
+    ) -> Result<Found, Error> {
+        let Begin::Once(start_from) = self.task.begin else {
+            let offsets = persist(&self.life, "committed offsets", || {
+                group.committed(assigned)
+            })?;
+            return Ok(Found::Offsets(offsets));
+        };
+        let log = Arc::clone(&self.context.services.log);
+        let counts = partitions(&*log, &self.life, &self.task.sources)?;
+        let all: Vec<TopicPartition> = (self.task.sources.iter().zip(counts))
+            .flat_map(|(topic, count)| partitions_of(topic, count))
+            .collect();
+        let offsets = persist(&self.life, "committed offsets", || group.committed(&all))?;
+        if offsets.values().any(Option::is_some) {
+            return Ok(Found::Offsets(offsets));
+        }
+        if !assigned.iter().any(|partition| partition.partition == 0) {
+            self.ask_at = Instant::now() + ASK_AGAIN;
+            return Ok(Found::NotYet);
+        }
+        if self.is_written()? {
+            return Ok(Found::Lost(self.lost()));
+        }
+        let bounds = persist(&self.life, "watermarks", || log.watermarks(&all))?;
+        let first: Vec<(TopicPartition, Committed)> = all
+            .into_iter()
+            .map(|partition| {
+                let bounds = bounds.get(&partition).copied().unwrap_or(NOTHING);
+                let committed = Committed {
+                    offset: match start_from {
+                        StartFrom::Latest => bounds.high,
+                        StartFrom::Earliest => bounds.low,
+                    },
+                    metadata: String::new(),
+                };
+                (partition, committed)
+            })
+            .collect();
+        self.committer.commit(group, &[], &first)?;
+        self.ask_at = self.committer.retry_at().unwrap_or_else(Instant::now);
+        self.committer.forget();
+        Ok(Found::NotYet)
+    }
+
+    /// Nothing is guessed where events were taken in before.
+    fn lost(&self) -> Stall {
+        Stall {
+            reason: "PositionsLost",
+            at: String::new(),
+            message: format!(
+                "events were taken in before (see topic '{}'), but consumer group '{}' has no offsets any more, as after a week without members. Say where it is to go on: headwater resume {} --from Earliest|Latest|POSITION",
+                self.task.topic,
+                self.task.group,
+                self.context.resource()
+            ),
+        }
+    }
+
+    fn is_written(&self) -> Result<bool, Error> {
+        let all: Vec<TopicPartition> =
+            partitions_of(&self.task.topic, self.task.partitions).collect();
+        let log = &self.context.services.log;
+        let ends = persist(&self.life, "watermarks", || log.watermarks(&all))?;
+        Ok(ends.values().any(|bounds| bounds.high > 0))
+    }
+
+    /// Partitions that are another's now, or about to be.
+    pub(super) fn lose(
+        &mut self,
+        group: &mut dyn GroupReader,
+        lost: &[TopicPartition],
+    ) -> Result<(), Error> {
+        for partition in lost {
+            self.owned.remove(partition);
+            self.stalled.remove(partition);
+            self.intake.stop(&partition.topic, partition.partition);
+            self.dead.retain(|(of, _, _)| of != partition);
+        }
+        self.unplaced.retain(|partition| !lost.contains(partition));
+        if let Some(joins) = &mut self.joins {
+            joins.forget();
+        }
+        if self.pending.is_none() {
+            return Ok(());
+        }
+        // A batch that may hold records of a lost partition must not be written.
+        self.pending = None;
+        self.dead.clear();
+        self.committer.forget();
+        let left = std::mem::take(&mut self.owned);
+        let mut held: Vec<TopicPartition> = left
+            .iter()
+            .filter(|(_, owned)| owned.paused || owned.stopped)
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        let left: Vec<_> = left.into_keys().collect();
+        for partition in &left {
+            self.intake.stop(&partition.topic, partition.partition);
+        }
+        if !left.is_empty() {
+            self.begin(group, left)?;
+        }
+        // They begin anew, but the group remembers their pause.
+        held.retain(|partition| self.owned.contains_key(partition));
+        if !held.is_empty() {
+            group.resume(&held)?;
+        }
+        Ok(())
+    }
+}
+
+fn partitions_of(topic: &str, count: i32) -> impl Iterator<Item = TopicPartition> {
+    let topic: Arc<str> = topic.into();
+    (0..count).map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
+}
