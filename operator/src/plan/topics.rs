@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
+const JOURNAL_SEGMENT_MS: u64 = 600_000;
+const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
 /// Most partitions of an input log of a view's own.
 const INPUT_PARTITIONS: u32 = 64;
 
@@ -140,6 +142,9 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
                 "turns of conversations, by the run's key",
             ));
         }
+        if let Some(journal) = &own.journal {
+            topics.push(internal.journal(journal, partitions()));
+        }
         let retention = u64::from(agent.audit_retention_seconds) * 1_000;
         topics.push(internal.deleted(
             &own.runs,
@@ -203,6 +208,19 @@ impl Internal<'_> {
             ("delete.retention.ms", DAY_MS.to_string()),
         ];
         self.topic(name, partitions, &config, why)
+    }
+
+    /// In small segments: nearly all that it ever held is over, and a partition that is taken over reads what is left.
+    fn journal(&self, name: &str, partitions: Partitions) -> Topic {
+        let why = "steps of runs that are not over, and what must not run twice";
+        let mut topic = self.compacted(name, partitions, why);
+        let segments = [
+            ("segment.ms", JOURNAL_SEGMENT_MS.to_string()),
+            ("segment.bytes", JOURNAL_SEGMENT_BYTES.to_string()),
+        ];
+        let segments = segments.map(|(name, value)| (name.to_owned(), value));
+        topic.config.extend(segments);
+        topic
     }
 
     fn deleted(&self, name: &str, partitions: Partitions, retention_ms: u64, why: &str) -> Topic {

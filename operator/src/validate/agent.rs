@@ -101,7 +101,10 @@ pub(super) fn check(
             }),
         prompt,
         model: model.map(|model| model.config.clone()),
-        result_schema: None,
+        result_schema: spec
+            .result
+            .as_ref()
+            .map(|result| result.schema.clone().into()),
         outputs,
         delivery: delivery(&spec.delivery),
         audit: match spec.audit.content {
@@ -114,7 +117,7 @@ pub(super) fn check(
                 .conversation
                 .is_some()
                 .then(|| topics::conversation_topic(namespace, name)),
-            journal: None,
+            journal: needs_journal(spec).then(|| topics::journal_topic(namespace, name)),
             runs: topics::runs_topic(namespace, name),
             dead: topics::dead_topic(namespace, topics::Owner::Agent, name),
         },
@@ -150,6 +153,11 @@ pub(super) fn check(
         findings.compiled(compile::agent(&stage));
     }
     findings.finish(checked)
+}
+
+/// Whether runs may have more than one step: the answer that does not fit is one.
+fn needs_journal(spec: &crds::AgentSpec) -> bool {
+    spec.result.is_some()
 }
 
 /// The views as their resources have them now.
@@ -330,12 +338,6 @@ fn delivery(delivery: &crd::Delivery) -> config::Delivery {
 }
 
 fn refuse_unsupported(findings: &mut Findings, spec: &crds::AgentSpec) {
-    findings.not_supported(
-        spec.result.is_some(),
-        "spec.result",
-        "a schema of the result",
-        "ask for the format in the prompt, and check it where the answer is read",
-    );
     findings.not_supported(
         !spec.tools.is_empty(),
         "spec.tools",

@@ -60,6 +60,12 @@ pub(super) fn agent(
         },
         None => "model: none; the prompt is the result, for others to infer on".to_owned(),
     });
+    if agent.result_schema.is_some() {
+        lines.push(format!(
+            "result: JSON that fits its schema, sent back once if it does not; that step is kept in {} before the model is asked again",
+            agent.topics.journal.as_deref().unwrap_or("?")
+        ));
+    }
     for output in &agent.outputs {
         let when = match output.outcome {
             config::Outcome::Done => "",
