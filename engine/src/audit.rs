@@ -192,6 +192,10 @@ pub struct Behind {
     pub position: i64,
     /// Up to where it should have been.
     pub end: i64,
+    /// What is missing belongs to transactions of its producers that were not decided, or were not marked yet. Nobody
+    /// can read it, and it was not waited for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undecided: bool,
 }
 
 /// Turns of the conversation.

@@ -117,6 +117,9 @@ pub trait Log: Send + Sync {
     /// High watermarks in the order asked. Asked of the brokers anew at each call, in one request a
     /// broker, so that whatever was acknowledged before the call is below them.
     fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>>;
+    /// Last stable offsets in the order asked: up to where readers of committed records can read. Below the high
+    /// watermark where transactions are open, or decided and not marked yet. Asked as [`Log::ends`].
+    fn stable_ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>>;
     /// Both ends of the log: twice as many requests as [`Log::ends`].
     fn watermarks(
         &self,

@@ -33,6 +33,10 @@ impl Log for Faulty {
         self.inner.ends(partitions)
     }
 
+    fn stable_ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {
+        self.inner.stable_ends(partitions)
+    }
+
     fn watermarks(
         &self,
         partitions: &[TopicPartition],

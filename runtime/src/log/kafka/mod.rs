@@ -1,8 +1,8 @@
 //! The log on Kafka, through librdkafka.
 //!
 //! One [`Kafka`] is one process's connection: it makes readers, members and writers, each a client of
-//! its own, and keeps two clients for itself: one that asks for the ends of partitions, read_uncommitted,
-//! and one for topics. Certificates and passwords are read from their files when it is opened.
+//! its own, and keeps clients for itself: one that asks for the ends of partitions, read_uncommitted, one
+//! for topics, and, once it is needed, one that asks for last stable offsets. Certificates and passwords are read from their files when it is opened.
 
 mod errors;
 mod group;
@@ -29,7 +29,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// The longest that a question to the brokers may take.
@@ -46,6 +46,8 @@ struct Shared {
     /// Names the process: client id, and the group that bare readers need and never join.
     name: String,
     ends: BaseConsumer<Context>,
+    /// As `ends`, read_committed.
+    stable: OnceLock<BaseConsumer<Context>>,
     admin: Admin,
 }
 
@@ -58,19 +60,42 @@ impl Kafka {
     pub fn open(kafka: &config::Kafka, name: &str) -> Result<Self> {
         let settings = settings(kafka, name)?;
         let config = settings.client_config().map_err(admin)?;
-        let mut ends = config.clone();
-        ends.set("isolation.level", "read_uncommitted");
-        ends.set("allow.auto.create.topics", "false");
         Ok(Self {
             shared: Arc::new(Shared {
-                ends: ends
-                    .create_with_context(Context::default())
-                    .map_err(|error| client("open a client", &error))?,
+                ends: asking(&config, Isolation::ReadUncommitted)?,
+                stable: OnceLock::new(),
                 admin: Admin::new(&settings, TIMEOUT).map_err(admin)?,
                 config,
                 name: name.to_owned(),
             }),
         })
+    }
+}
+
+/// What librdkafka remembers of partitions and leaders may be from before they were there or moved.
+fn refresh(asking: &BaseConsumer<Context>, partitions: &[TopicPartition]) {
+    let topics: BTreeSet<&str> = partitions.iter().map(|it| &*it.topic).collect();
+    for topic in topics {
+        if let Err(error) = asking.fetch_metadata(Some(topic), TRY) {
+            tracing::debug!(target: "headwater::kafka", %error, topic, "metadata");
+        }
+    }
+}
+
+/// A client that asks for the ends of partitions.
+fn asking(config: &ClientConfig, isolation: Isolation) -> Result<BaseConsumer<Context>> {
+    let mut config = config.clone();
+    config.set("isolation.level", level(isolation));
+    config.set("allow.auto.create.topics", "false");
+    config
+        .create_with_context(Context::default())
+        .map_err(|error| client("open a client", &error))
+}
+
+fn level(isolation: Isolation) -> &'static str {
+    match isolation {
+        Isolation::ReadCommitted => "read_committed",
+        Isolation::ReadUncommitted => "read_uncommitted",
     }
 }
 
@@ -135,8 +160,28 @@ fn fatal(what: &str, reason: String) -> Error {
 }
 
 impl Shared {
-    /// In the order asked; tried again while leaders move.
     fn ends(&self, partitions: &[TopicPartition], end: End) -> Result<Vec<i64>> {
+        self.ask(&self.ends, partitions, end)
+    }
+
+    fn stable_ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {
+        let client = match self.stable.get() {
+            Some(client) => client,
+            None => {
+                let made = asking(&self.config, Isolation::ReadCommitted)?;
+                self.stable.get_or_init(|| made)
+            }
+        };
+        self.ask(client, partitions, End::High)
+    }
+
+    /// In the order asked; tried again while leaders move.
+    fn ask(
+        &self,
+        asking: &BaseConsumer<Context>,
+        partitions: &[TopicPartition],
+        end: End,
+    ) -> Result<Vec<i64>> {
         // Brokers refuse a request that names a partition twice.
         let asked: BTreeSet<(&str, i32)> = partitions
             .iter()
@@ -145,7 +190,7 @@ impl Shared {
         let asked: Vec<(&str, i32)> = asked.into_iter().collect();
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let error = match offsets::ends(&self.ends, &asked, end, TRY) {
+            let error = match offsets::ends(asking, &asked, end, TRY) {
                 Ok(ends) => {
                     let ends: HashMap<(&str, i32), i64> = asked.iter().copied().zip(ends).collect();
                     let end = |it: &TopicPartition| ends.get(&(&*it.topic, it.partition)).copied();
@@ -157,17 +202,7 @@ impl Shared {
             if !matches!(error, Error::Unavailable { .. }) || Instant::now() >= deadline {
                 return Err(error);
             }
-            self.refresh(partitions);
-        }
-    }
-
-    /// What librdkafka remembers of partitions and leaders may be from before they were there or moved.
-    fn refresh(&self, partitions: &[TopicPartition]) {
-        let topics: BTreeSet<&str> = partitions.iter().map(|it| &*it.topic).collect();
-        for topic in topics {
-            if let Err(error) = self.ends.fetch_metadata(Some(topic), TRY) {
-                tracing::debug!(target: "headwater::kafka", %error, topic, "metadata");
-            }
+            refresh(asking, partitions);
         }
     }
 
@@ -200,13 +235,7 @@ impl Shared {
         config.set("fetch.wait.max.ms", "100");
         config.set("fetch.error.backoff.ms", "50");
         config.set("retry.backoff.ms", "20");
-        config.set(
-            "isolation.level",
-            match isolation {
-                Isolation::ReadCommitted => "read_committed",
-                Isolation::ReadUncommitted => "read_uncommitted",
-            },
-        );
+        config.set("isolation.level", level(isolation));
         config
     }
 
@@ -277,6 +306,10 @@ impl Log for Kafka {
 
     fn ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {
         self.shared.ends(partitions, End::High)
+    }
+
+    fn stable_ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {
+        self.shared.stable_ends(partitions)
     }
 
     fn watermarks(

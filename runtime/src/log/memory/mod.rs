@@ -215,6 +215,14 @@ impl Log for Memory {
             .collect()
     }
 
+    fn stable_ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {
+        let state = self.shared.lock_ticked();
+        partitions
+            .iter()
+            .map(|at| Ok(state.partition(at)?.end(Isolation::ReadCommitted)))
+            .collect()
+    }
+
     fn watermarks(
         &self,
         partitions: &[TopicPartition],

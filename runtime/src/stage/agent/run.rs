@@ -7,7 +7,7 @@ use super::Setup;
 use crate::backoff::{Backoff, Random};
 use crate::metrics;
 use crate::observe::Happening;
-use crate::stage::ends::{Answer, Ends};
+use crate::stage::ends::{Answer, Ends, Service};
 use crate::stage::held::Found;
 use headwater_engine::agent::{
     Assembly, Completion, Context, Freshness, Ready, Trigger, ViewFreshness,
@@ -32,6 +32,7 @@ pub(super) struct Run {
     pub(super) trigger: Arc<Trigger>,
     pub(super) past: Past,
     pub(super) ends: Answer,
+    pub(super) asks: Service,
     pub(super) random: Arc<Random>,
 }
 
@@ -167,7 +168,7 @@ impl Run {
         let until = (started + setup.freshness_wait).min(deadline);
         let found = setup
             .held
-            .barrier(ends, until, || services.clock.now_ms())
+            .barrier(ends, &self.asks, until, || services.clock.now_ms())
             .await;
         let label = metrics::Agent {
             agent: setup.config.name.clone(),
@@ -232,6 +233,7 @@ fn freshness(found: BTreeMap<String, Found>) -> Freshness {
                 partition: behind.partition,
                 position: behind.covered,
                 end: behind.end,
+                undecided: behind.undecided,
             })
             .collect(),
     };

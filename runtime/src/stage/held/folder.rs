@@ -228,7 +228,6 @@ impl Folder {
         self.advance(reader);
         self.held.progress.send_modify(|turns| *turns += 1);
         if !self.held.is_ready() && self.caught_up() {
-            self.held.met(self.context.services.clock.now_ms());
             self.held.become_ready();
         }
         if self.held.is_ready() && self.roots.as_ref().is_some_and(Roots::are_held) {

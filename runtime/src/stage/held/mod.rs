@@ -2,8 +2,9 @@
 //!
 //! A reader of an input log waits for no transaction and for no view stage: it restores what the last
 //! checkpoint saved, and goes on from its mark. Runs wait here until a view holds what was in the log
-//! when their trigger arrived; the folding thread wakes them.
+//! when their trigger arrived ([`Held::barrier`]); the folding thread wakes them.
 
+mod barrier;
 mod folder;
 mod inputs;
 mod passed;
@@ -22,7 +23,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
 
 pub(super) struct Held {
     views: BTreeMap<String, Arc<One>>,
@@ -35,7 +35,7 @@ pub(super) struct Held {
 struct One {
     config: View,
     state: RwLock<view::View>,
-    /// When a barrier last found the view to hold all that was in the log, milliseconds since the epoch.
+    /// When the view was last found to hold all that was in the log, milliseconds since the epoch; 0 before.
     met_at: AtomicI64,
 }
 
@@ -45,6 +45,8 @@ pub(super) struct Behind {
     pub(super) partition: TopicPartition,
     pub(super) covered: i64,
     pub(super) end: i64,
+    /// What is missing belongs to transactions that were not decided or not marked.
+    pub(super) undecided: bool,
 }
 
 /// What the barrier found of one view.
@@ -109,54 +111,12 @@ impl Held {
         topics.into_iter().collect()
     }
 
-    /// Waits until every view holds all below `ends`, at most until `deadline`.
-    pub(super) async fn barrier(
-        &self,
-        ends: &Ends,
-        deadline: Instant,
-        now_ms: impl Fn() -> i64,
-    ) -> BTreeMap<String, Found> {
-        let mut progress = self.progress.subscribe();
-        loop {
-            // Marked as seen before the views are looked at: a turn in between wakes again.
-            progress.mark_unchanged();
-            let found = self.find(ends);
-            let late =
-                found.values().all(|found| found.behind.is_empty()) || Instant::now() >= deadline;
-            // An error of the channel would be its end, which outlives every run.
-            if late || !matches!(timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
-                return self.judge(found, now_ms());
-            }
-        }
-    }
-
     /// How far each view is, now.
     pub(super) fn find(&self, ends: &Ends) -> BTreeMap<String, Found> {
         self.views
             .iter()
             .map(|(name, one)| (name.clone(), one.find(ends)))
             .collect()
-    }
-
-    fn judge(&self, mut found: BTreeMap<String, Found>, now_ms: i64) -> BTreeMap<String, Found> {
-        for (name, found) in &mut found {
-            let Some(one) = self.views.get(name) else {
-                continue;
-            };
-            if found.behind.is_empty() {
-                one.met_at.fetch_max(now_ms, Ordering::Relaxed);
-            } else {
-                let met = one.met_at.load(Ordering::Relaxed);
-                found.stale_ms = now_ms.saturating_sub(met).max(1);
-            }
-        }
-        found
-    }
-
-    fn met(&self, now_ms: i64) {
-        for one in self.views.values() {
-            one.met_at.fetch_max(now_ms, Ordering::Relaxed);
-        }
     }
 }
 
@@ -180,6 +140,22 @@ impl One {
 
     fn lock(&self) -> RwLockWriteGuard<'_, view::View> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn met(&self, now_ms: i64) {
+        self.met_at.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// When the view last held everything, as far as this process knows. Before it ever saw that, the time of the
+    /// newest record that was folded: the view held everything then, or later.
+    fn met_at(&self) -> i64 {
+        match self.met_at.load(Ordering::Relaxed) {
+            0 => self.read(|view| {
+                let read = view.partitions().map(|(_, state)| state.read_at());
+                read.max().unwrap_or(0).max(0)
+            }),
+            met => met,
+        }
     }
 
     /// The offset of an input partition that is to be folded next.
@@ -211,6 +187,7 @@ impl One {
                         partition: partition.clone(),
                         covered,
                         end: *end,
+                        undecided: false,
                     });
                 }
             }

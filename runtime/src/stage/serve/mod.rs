@@ -127,7 +127,12 @@ impl Rows {
             let topic: Arc<str> = topic.as_str().into();
             (0..count).map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
         });
-        let ends = Service::start(log, Arc::clone(life), roots.collect())?;
+        let (held, clock) = (
+            Arc::clone(&self.0.held),
+            Arc::clone(&self.0.context.services.clock),
+        );
+        let idle = move |ends: &Ends| held.note(ends, clock.now_ms());
+        let ends = Service::start(log, Arc::clone(life), roots.collect(), idle)?;
         let running = Running {
             life: Arc::clone(life),
             ends,
@@ -222,7 +227,10 @@ impl Shared {
             return Ok(Fresh(None));
         };
         let clock = &self.context.services.clock;
-        let mut found = self.held.barrier(&ends, until, || clock.now_ms()).await;
+        let held = &self.held;
+        let mut found = held
+            .barrier(&ends, &running.ends, until, || clock.now_ms())
+            .await;
         Ok(Fresh(found.remove(&self.name)))
     }
 }

@@ -9,7 +9,7 @@
 mod arrival;
 mod runs;
 
-use super::super::ends::Service;
+use super::super::ends::{Ends, Service};
 use super::super::life::Life;
 use super::super::reading::{Errands, partitions, persist};
 use super::super::rebalance::Rebalance;
@@ -137,7 +137,9 @@ impl Driver {
                 (0..count).map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
             })
             .collect();
-        let ends = Service::start(Arc::clone(&log), Arc::clone(&life), roots)?;
+        let (held, clock) = (Arc::clone(&setup.held), Arc::clone(&context.services.clock));
+        let idle = move |ends: &Ends| held.note(ends, clock.now_ms());
+        let ends = Service::start(Arc::clone(&log), Arc::clone(&life), roots, idle)?;
         let group = names::group(
             &context.config.namespace,
             Owner::Agent,

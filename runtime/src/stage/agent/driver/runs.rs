@@ -134,6 +134,7 @@ impl Driver {
             trigger: Arc::clone(&taken.trigger),
             past,
             ends,
+            asks: self.ends.clone(),
             random: Arc::clone(&self.random),
         };
         let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
