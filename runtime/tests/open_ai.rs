@@ -29,6 +29,7 @@ struct Setup {
     parameters: Value,
     key_file: Option<String>,
     timeout_ms: u64,
+    schema: Option<Value>,
 }
 
 impl Setup {
@@ -38,6 +39,7 @@ impl Setup {
             parameters: json!({}),
             key_file: None,
             timeout_ms: 5_000,
+            schema: None,
         }
     }
 
@@ -74,7 +76,13 @@ impl Setup {
         let config = self.config();
         let metrics = Arc::new(Metrics::new());
         let model = model::for_config(&config, Arc::new(System), metrics).unwrap();
-        let request = Request {
+        model
+            .answer(&self.request(&config), Instant::now() + within)
+            .await
+    }
+
+    fn request(&self, config: &Model) -> Request {
+        Request {
             messages: vec![
                 Message::new(Role::System, "be brief"),
                 Message::new(Role::User, "hello"),
@@ -83,11 +91,10 @@ impl Setup {
             model: config.model.clone(),
             parameters: config.parameters.clone(),
             max_output_tokens: config.max_output_tokens,
-            schema: None,
+            schema: self.schema.clone().map(Arc::new),
             input: Arc::new(json!({})),
             idempotency_key: "run-0".into(),
-        };
-        model.answer(&request, Instant::now() + within).await
+        }
     }
 }
 
@@ -96,6 +103,73 @@ fn completion(text: &str) -> ResponseTemplate {
         "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 11, "completion_tokens": 3},
     }))
+}
+
+fn offers() -> Value {
+    json!({"type": "object", "properties": {"offers": {"type": "array"}}, "required": ["offers"], "additionalProperties": false})
+}
+
+fn format_of(request: &Received) -> Value {
+    let body: Value = serde_json::from_slice(&request.body).unwrap();
+    body["response_format"].clone()
+}
+
+#[tokio::test]
+async fn a_schema_is_asked_for_natively() {
+    let server = after(0, completion("")).await;
+    let mut setup = Setup::new(server.uri());
+    setup.schema = Some(offers());
+    setup.ask().await.unwrap();
+    // What cannot be asked for natively is only checked.
+    setup.schema = Some(json!({"type": "array"}));
+    setup.ask().await.unwrap();
+    let formats: Vec<Value> = requests(&server).await.iter().map(format_of).collect();
+    assert_eq!(
+        formats,
+        [
+            json!({"type": "json_schema", "json_schema": {"name": "result", "schema": offers(), "strict": true}}),
+            Value::Null,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_format_is_asked_without_from_then_on() {
+    let refusal = ResponseTemplate::new(400).set_body_json(json!({
+        "error": {"message": "Unrecognized request argument supplied: response_format"},
+    }));
+    let server = after(1, refusal).await;
+    let mut setup = Setup::new(server.uri());
+    setup.schema = Some(offers());
+    let config = setup.config();
+    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    for _ in 0..2 {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let reply = model.answer(&setup.request(&config), deadline).await;
+        assert_eq!(reply.unwrap().text, "late");
+    }
+    let formats: Vec<bool> = requests(&server)
+        .await
+        .iter()
+        .map(|request| format_of(request).is_null())
+        .collect();
+    assert_eq!(formats, [false, true, true]);
+}
+
+#[tokio::test]
+async fn another_refusal_is_not_taken_for_one_of_the_format() {
+    let refusal = ResponseTemplate::new(400).set_body_json(json!({
+        "error": {"message": "this model does not exist"},
+    }));
+    let server = after(9, refusal).await;
+    let mut setup = Setup::new(server.uri());
+    setup.schema = Some(offers());
+    let error = setup.ask().await.unwrap_err();
+    assert!(
+        matches!(error, Error::Status { status: 400, .. }),
+        "{error}"
+    );
+    assert_eq!(requests(&server).await.len(), 1);
 }
 
 /// Answers with `first` so many times, then well.

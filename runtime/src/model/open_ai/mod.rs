@@ -2,10 +2,12 @@
 //!
 //! `parameters` of the model are merged into the request; `model` and `messages` are always ours, and
 //! tools are never asked for here. With `stream: true` among the parameters the answer is read as
-//! server-sent events and put together to the same reply. No redirect is followed (a credential would
+//! server-sent events and put together to the same reply. An answer that has to fit a schema is asked for
+//! as `response_format`; a server that refuses that is asked without, then and from then on. No redirect is followed (a credential would
 //! go with it), no more than [`LIMIT`] bytes are read, and the key is read from its file each time.
 
 mod answer;
+mod format;
 
 use super::sse::Decoder;
 use super::{Error, Provider, SetupError};
@@ -21,6 +23,7 @@ use reqwest::{Client, Response, Url, redirect};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bytes of an answer, decompressed.
@@ -36,6 +39,8 @@ pub struct OpenAi {
     api_key_file: Option<String>,
     headers: Vec<HttpHeader>,
     clock: Arc<dyn Clock>,
+    /// The server refused to be asked for a format.
+    without_format: AtomicBool,
 }
 
 impl OpenAi {
@@ -65,12 +70,46 @@ impl OpenAi {
             api_key_file,
             headers,
             clock,
+            without_format: AtomicBool::new(false),
         })
     }
 
     async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, Error> {
+        let format = match &request.schema {
+            Some(schema) if !self.without_format.load(Ordering::Relaxed) => {
+                format::response_format(schema)
+            }
+            _ => None,
+        };
+        let asked = format.is_some();
+        match self.once(request, format, within).await {
+            Err(Error::Status { status, hint, .. })
+                if asked && format::is_refused(status, &hint) =>
+            {
+                tracing::info!(
+                    model = self.name,
+                    status,
+                    hint,
+                    "the server takes no response_format and is asked without"
+                );
+                self.without_format.store(true, Ordering::Relaxed);
+                self.once(request, None, within).await
+            }
+            other => other,
+        }
+    }
+
+    async fn once(
+        &self,
+        request: &Request,
+        format: Option<Value>,
+        within: Duration,
+    ) -> Result<Reply, Error> {
         let (headers, secrets) = self.headers(request)?;
-        let body = body(request);
+        let mut body = body(request);
+        if let Some(format) = format {
+            body.insert("response_format".to_owned(), format);
+        }
         let streamed = body.get("stream") == Some(&Value::Bool(true));
         let response = self
             .http
