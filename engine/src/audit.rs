@@ -9,7 +9,7 @@
 //!  "trigger": {"position": "shop.questions-0-41", "timestamp": 1764016518120, "time": 1764016518000, "key": "c1"},
 //!  "root": "shop.questions-0-41", "hops": 1,
 //!  "specHash": "9f86...", "templateHash": "60e0...",
-//!  "assembledAt": 1764016518125, "finishedAt": 1764016518600,
+//!  "waitedMs": 3, "assembledAt": 1764016518125, "finishedAt": 1764016518600,
 //!  "slots": [{"slot": "flights", "view": "flights", "generation": "a1b2c3", "one": false,
 //!    "keys": ["HW117"], "rows": [{"key": "HW117", "position": "shop.flights-2-7", "time": 1764016517000}],
 //!    "count": 1, "omitted": 0, "missing": [], "asOf": 1764016517000, "ageSeconds": 1,
@@ -102,6 +102,9 @@ pub struct Record {
     /// SHA-256 of the prompt's templates; absent without a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_hash: Option<String>,
+    /// How long the last attempt waited for the views; absent where it did not come to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waited_ms: Option<u64>,
     /// When the slots were read; absent where it did not come to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assembled_at: Option<i64>,

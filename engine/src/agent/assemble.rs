@@ -34,6 +34,8 @@ pub struct Context<'a> {
 /// all that there was.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Freshness {
+    /// How long the run waited for them.
+    pub waited_ms: u64,
     pub views: BTreeMap<String, ViewFreshness>,
 }
 
@@ -68,6 +70,8 @@ pub struct Ready {
     /// The user's side of the turn that this run adds.
     pub user_text: String,
     pub attempt: u32,
+    /// For the views, before it was assembled.
+    pub waited_ms: u64,
     pub assembled_at: i64,
     /// SHA-256 of the agent's configuration and of its templates, which made this.
     pub spec_hash: String,
@@ -252,6 +256,7 @@ impl Agent {
             input: Arc::new(draft.into_input()),
             user_text,
             attempt: context.attempt,
+            waited_ms: context.freshness.waited_ms,
             assembled_at: context.assembled_at,
             spec_hash: self.spec_hash.clone(),
             template_hash: self.template_hash(),

@@ -180,6 +180,7 @@ impl Agent {
             record.attempt = ready.attempt;
             record.spec_hash.clone_from(&ready.spec_hash);
             record.template_hash.clone_from(&ready.template_hash);
+            record.waited_ms = Some(ready.waited_ms);
             record.assembled_at = Some(ready.assembled_at);
             record.slots.clone_from(&ready.slots);
             record.turns = ready.turns;
@@ -215,6 +216,7 @@ impl Agent {
             hops: 1,
             spec_hash: self.spec_hash.clone(),
             template_hash: self.template_hash(),
+            waited_ms: None,
             assembled_at: None,
             finished_at,
             slots: Vec::new(),

@@ -178,7 +178,7 @@ impl Run {
             .barrier_wait_seconds
             .get_or_create(&label)
             .observe(started.elapsed().as_secs_f64());
-        freshness(found)
+        freshness(found, started.elapsed())
     }
 
     fn give_up(&self, failure: &Failure, attempts: u32) -> Ended {
@@ -218,7 +218,7 @@ impl Run {
     }
 }
 
-fn freshness(found: BTreeMap<String, Found>) -> Freshness {
+fn freshness(found: BTreeMap<String, Found>, waited: Duration) -> Freshness {
     let view = |found: Found| ViewFreshness {
         covered: found
             .covered
@@ -238,6 +238,7 @@ fn freshness(found: BTreeMap<String, Found>) -> Freshness {
             .collect(),
     };
     Freshness {
+        waited_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
         views: found
             .into_iter()
             .map(|(name, found)| (name, view(found)))
