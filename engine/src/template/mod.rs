@@ -6,6 +6,7 @@
 //! within a budget. A failure quotes the template, never a value.
 
 mod check;
+mod direct;
 mod escape;
 
 #[cfg(test)]
@@ -13,12 +14,15 @@ mod tests;
 
 use crate::expr::Names;
 use crate::fault::{Fault, Reason, quote};
+use direct::Direct;
 use escape::Escape;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// The longest template, in bytes.
 pub const BYTES_MAX: usize = 65_536;
@@ -57,19 +61,37 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// What templates read, converted once for all templates of a prompt.
-#[derive(Clone, Debug)]
-pub struct Input(minijinja::Value);
+/// What templates read, converted at most once for all templates of a prompt.
+#[derive(Debug)]
+pub struct Input<'a> {
+    value: &'a Value,
+    converted: OnceCell<minijinja::Value>,
+}
 
-impl From<&Value> for Input {
-    fn from(value: &Value) -> Self {
-        Self(minijinja::Value::from(minijinja::value::Serde(value)))
+impl<'a> From<&'a Value> for Input<'a> {
+    fn from(value: &'a Value) -> Self {
+        Self {
+            value,
+            converted: OnceCell::new(),
+        }
+    }
+}
+
+impl Input<'_> {
+    /// For the template engine.
+    fn converted(&self) -> minijinja::Value {
+        self.converted
+            .get_or_init(|| minijinja::Value::from(minijinja::value::Serde(self.value)))
+            .clone()
     }
 }
 
 /// A checked template, ready to render. Shared between threads.
 pub struct Template {
     environment: Environment<'static>,
+    /// The same, where it is of the usual kind.
+    direct: Option<Direct>,
+    escape: Arc<Escape>,
     name: String,
     /// Fields read below each root; `None` among them stands for the root as a whole.
     reads: BTreeMap<String, BTreeSet<Option<String>>>,
@@ -106,19 +128,20 @@ impl Template {
         environment.set_fuel(Some(FUEL));
         // Prints all that is there, which is more than a template should say.
         environment.remove_global("debug");
-        let escape = Escape::of(text);
+        let escape = Arc::new(Escape::of(text));
+        let escaping = Arc::clone(&escape);
         environment.set_formatter(move |output, _, value| {
             let failed = |_| minijinja::Error::new(ErrorKind::WriteFailure, "output");
             match value.kind() {
                 ValueKind::Undefined => Err(minijinja::Error::from(ErrorKind::UndefinedError)),
                 ValueKind::String => match value.as_str() {
-                    Some(text) => output.write_str(&escape.apply(text)).map_err(failed),
+                    Some(text) => output.write_str(&escaping.apply(text)).map_err(failed),
                     None => Ok(()),
                 },
                 _ => {
                     let text = serde_json::to_string(value)
                         .map_err(|_| minijinja::Error::from(ErrorKind::BadSerialization))?;
-                    output.write_str(&escape.apply(&text)).map_err(failed)
+                    output.write_str(&escaping.apply(&text)).map_err(failed)
                 }
             }
         });
@@ -133,6 +156,8 @@ impl Template {
         check::filters(text)?;
         Ok(Self {
             environment,
+            direct: Direct::compile(name, text),
+            escape,
             name: name.to_owned(),
             reads,
         })
@@ -166,11 +191,19 @@ impl Template {
 
     /// # Errors
     /// `TemplateFailed`, with the template's line and what it says there.
-    pub fn render_input(&self, input: &Input) -> Result<String, Fault> {
+    pub fn render_input(&self, input: &Input<'_>) -> Result<String, Fault> {
+        let direct = self.direct.as_ref();
+        if let Some(rendered) = direct.and_then(|own| own.render(input.value, &self.escape)) {
+            return Ok(rendered);
+        }
+        self.render_by_engine(input)
+    }
+
+    fn render_by_engine(&self, input: &Input<'_>) -> Result<String, Fault> {
         let rendered = self
             .environment
             .get_template(&self.name)
-            .and_then(|template| template.render(input.0.clone()))
+            .and_then(|template| template.render(input.converted()))
             .map_err(|error| self.fault(&error))?;
         if rendered.len() > OUTPUT_BYTES_MAX {
             return Err(Fault::new(
