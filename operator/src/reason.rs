@@ -105,8 +105,6 @@ reasons! {
     RebuildIncomplete: Stalls,
     /// A credential goes over an unencrypted connection.
     UnencryptedCredential: Warns,
-    /// The key that runs are ordered by is computed, and only producers can make it the record's key.
-    UnverifiedKey: Warns,
     /// Keys are written in another way than they are read.
     UnreadableKey: Warns,
     /// The topics stayed behind after the resource was deleted.

@@ -6,6 +6,7 @@
     reason = "a test fails by panicking"
 )]
 
+use headwater_engine::config;
 use headwater_operator::plan::{self, plan};
 use headwater_operator::resources::{Object, Resources, Secret};
 use headwater_operator::validate::{Settings, Validation, validate};
@@ -201,6 +202,55 @@ fn configuration_of_an_agents_stage() {
         .find(|stage| stage.name == "assistant")
         .unwrap();
     insta::assert_json_snapshot!(stage.config);
+}
+
+#[test]
+fn an_agent_whose_runs_have_another_key_has_a_log_of_its_own() {
+    let mut resources = resources(&["base.yaml"]);
+    let agent = r"
+        kind: Agent
+        metadata: {name: per-booking}
+        spec:
+          trigger:
+            sourceRef: {name: questions}
+            forEach: {viewRef: {name: bookings}, index: byCustomer, key: event.customer_id, where: value.seat != null}
+            key: match.customer_id
+          prompt: {user: '{{ match.flight_id }}'}
+          modelRef: {name: chat}
+    ";
+    add(&mut resources, serde_yaml::from_str(agent).unwrap());
+    let validation = validate(&resources, &settings());
+    assert_eq!(report(&validation), "");
+    let plan = plan(&validation, &plan::Options::default());
+    let stage = plan
+        .stages
+        .iter()
+        .find(|stage| stage.name == "per-booking")
+        .unwrap();
+    let config::Role::Agent(agent) = &stage.config.role else {
+        panic!("{:?}", stage.config.role)
+    };
+    let input = "shop.agent.per-booking.in";
+    assert_eq!(agent.trigger.input.as_deref(), Some(input));
+    assert!(stage.config.views.contains_key("bookings"));
+    let place = |name: &str| {
+        let found = plan.topics.iter().position(|topic| topic.name == name);
+        found.unwrap_or_else(|| panic!("no topic {name}"))
+    };
+    let runs = place("shop.agent.per-booking.runs");
+    assert!(place(input) < runs);
+    assert_eq!(
+        plan.topics[runs].partitions,
+        plan::Partitions::SameAs(input.into())
+    );
+    assert_eq!(
+        plan.topics[place(input)].partitions,
+        plan::Partitions::Largest {
+            of: vec!["shop.questions".into()],
+            at_most: 64
+        }
+    );
+    insta::assert_snapshot!(stage.why.join("\n"));
 }
 
 #[test]

@@ -21,6 +21,8 @@ struct Flow {
     topic: String,
     /// Goes on where the marks of this state topic say, not where the group was.
     state: Option<String>,
+    /// Begins by itself where it was never read.
+    begins: bool,
 }
 
 /// A partition of a flow.
@@ -183,9 +185,7 @@ impl Gateway {
                 continue;
             }
             // An agent whose positions are all gone; a view begins what it has never read by itself.
-            let began = flow.state.is_some()
-                || flow.group.ends_with(".intake")
-                || places.iter().any(|place| place.next.is_some());
+            let began = flow.begins || places.iter().any(|place| place.next.is_some());
             let stalled = places.iter().filter(|place| place.stalled(began));
             let decided = stalled.map(|place| {
                 let offset = match start {
@@ -306,11 +306,16 @@ fn flows(stage: &Stage) -> Result<Vec<Flow>, Error> {
                 .get(agent.trigger.from.source().unwrap_or_default());
             let source =
                 source.ok_or_else(|| Error::internal("the trigger's source is missing"))?;
-            Ok(vec![Flow {
-                group: names::group(&stage.namespace, Owner::Agent, &agent.name, None, "runs"),
-                topic: source.topic.clone(),
+            let flow = |role, topic: &str| Flow {
+                group: names::group(&stage.namespace, Owner::Agent, &agent.name, None, role),
+                topic: topic.to_owned(),
                 state: None,
-            }])
+                begins: false,
+            };
+            Ok(match &agent.trigger.input {
+                Some(input) => vec![flow("runs", input), flow("intake", &source.topic)],
+                None => vec![flow("runs", &source.topic)],
+            })
         }
         Role::View { name } => {
             let view = stage.views.get(name);
@@ -321,6 +326,7 @@ fn flows(stage: &Stage) -> Result<Vec<Flow>, Error> {
                 group: group("fold"),
                 topic: view.input.topic().to_owned(),
                 state: Some(view.state_topic.clone()),
+                begins: true,
             }];
             if let Input::Own { .. } = view.input {
                 let sources = view
@@ -332,6 +338,7 @@ fn flows(stage: &Stage) -> Result<Vec<Flow>, Error> {
                     group: group("intake"),
                     topic: topic.to_owned(),
                     state: None,
+                    begins: true,
                 }));
             }
             Ok(flows)

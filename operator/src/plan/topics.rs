@@ -17,7 +17,7 @@ const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 const JOURNAL_SEGMENT_MS: u64 = 600_000;
 const JOURNAL_SEGMENT_BYTES: u64 = 16 << 20;
-/// Most partitions of an input log of a view's own.
+/// Most partitions of an input log of a view's or an agent's own.
 const INPUT_PARTITIONS: u32 = 64;
 
 /// How many partitions a topic has.
@@ -133,7 +133,24 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
             cluster_name: &agent.cluster,
             cluster,
         };
-        let partitions = || Partitions::SameAs(trigger.config.topic.clone());
+        // Where runs start from.
+        let log = match &agent.config.trigger.input {
+            Some(input) => {
+                let partitions = Partitions::Largest {
+                    of: vec![trigger.config.topic.clone()],
+                    at_most: INPUT_PARTITIONS,
+                };
+                topics.push(internal.deleted(
+                    input,
+                    partitions,
+                    3 * DAY_MS,
+                    "the triggers, each once, by the run's key",
+                ));
+                input
+            }
+            None => &trigger.config.topic,
+        };
+        let partitions = || Partitions::SameAs(log.clone());
         let own = &agent.config.topics;
         if let Some(conversation) = &own.conversation {
             topics.push(internal.compacted(

@@ -5,7 +5,7 @@ use super::{
     checked::{Agent, Cluster, Model, Source, View},
     compile,
     findings::{Findings, Outcome},
-    names, pod, slot,
+    names, pod, slot, trigger,
 };
 use crate::plan::{Folded, stage};
 use crate::reason::Reason;
@@ -35,14 +35,21 @@ pub(super) fn check(
     refuse_unsupported(&mut findings, spec);
     let mut clusters = BTreeSet::new();
     let mut sources = BTreeSet::new();
-    let trigger = trigger(
+    let mut views: BTreeMap<String, &View> = BTreeMap::new();
+    let trigger = trigger::check(
         &mut findings,
         &spec.trigger,
+        &topics::trigger_topic(namespace, name),
         around,
-        &mut clusters,
         &mut sources,
+        &mut views,
     );
-    let mut views: BTreeMap<String, &View> = BTreeMap::new();
+    if let Some((name, source)) = trigger.from.source().and_then(|name| {
+        let source = around.sources.get(name)?.ok()?;
+        Some((name, source))
+    }) {
+        clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
+    }
     let slots = slot::check(&mut findings, &spec.context, around.views, &mut views);
     for (name, view) in &views {
         clusters.insert((format!("ContextView '{name}'"), view.cluster.clone()));
@@ -179,94 +186,6 @@ fn declared(
         .iter()
         .map(|(name, view)| Some((name.clone(), folded(view)?)))
         .collect()
-}
-
-fn trigger(
-    findings: &mut Findings,
-    trigger: &crd::Trigger,
-    around: &Around<'_>,
-    clusters: &mut BTreeSet<(String, String)>,
-    sources: &mut BTreeSet<String>,
-) -> config::Trigger {
-    let path = "spec.trigger";
-    findings.not_supported(
-        trigger.view_ref.is_some(),
-        format!("{path}.viewRef"),
-        "a trigger on the changes of a view",
-        "trigger on the source that the view is folded from",
-    );
-    findings.not_supported(
-        trigger.for_each.is_some(),
-        format!("{path}.forEach"),
-        "forEach",
-        "read the rows in a slot, and write a record for each with an output's items",
-    );
-    findings.not_supported(
-        trigger.once.is_some(),
-        format!("{path}.once"),
-        "once",
-        "drop repeated events with filter",
-    );
-    findings.not_supported(
-        trigger.coalesce_milliseconds != 0,
-        format!("{path}.coalesceMilliseconds"),
-        "coalescing",
-        "leave it at 0: every trigger runs",
-    );
-    findings.not_supported(
-        trigger
-            .key
-            .as_deref()
-            .is_some_and(|key| key.trim() != "key"),
-        format!("{path}.key"),
-        "a key other than the record's",
-        "let producers key the source's records by what runs are ordered by, and leave key out",
-    );
-    if trigger.source_ref.is_some() == trigger.view_ref.is_some() {
-        findings.problem(Reason::InvalidSpec, path, "set exactly one of sourceRef (a run for every event) and viewRef (a run for every change of a row)");
-    }
-    let name = trigger
-        .source_ref
-        .as_ref()
-        .map(|source| source.name.clone())
-        .unwrap_or_default();
-    if trigger.source_ref.is_some()
-        && let Some(source) = findings.refer(
-            Kind::EventSource,
-            format!("{path}.sourceRef.name"),
-            &name,
-            around.sources,
-        )
-    {
-        clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
-        sources.insert(name.clone());
-        if let Some(key) = &source.config.key {
-            findings.warn(
-                Reason::UnverifiedKey,
-                format!("{path}.sourceRef.name"),
-                format!(
-                    "EventSource '{name}' computes its key, `{key}`: runs of one key are in order, and share a conversation, only where producers also key the records by it"
-                ),
-            );
-        }
-    }
-    config::Trigger {
-        from: config::TriggerFrom::Source(name),
-        start_from: match trigger.start_from {
-            crd::StartFrom::Latest => config::StartFrom::Latest,
-            crd::StartFrom::Earliest => config::StartFrom::Earliest,
-        },
-        deletes: match trigger.deletes {
-            crd::Deletes::Ignore => config::Deletes::Ignore,
-            crd::Deletes::Run => config::Deletes::Run,
-        },
-        filter: trigger.filter.clone(),
-        for_each: None,
-        key: None,
-        once: None,
-        coalesce_ms: 0,
-        input: None,
-    }
 }
 
 fn outputs(

@@ -88,7 +88,7 @@ pub struct Agent {
     pub cluster: String,
     /// Names of all sources that its stage needs: trigger, outputs, and what its views are folded from.
     pub sources: BTreeSet<String>,
-    /// Names of the views that its slots read.
+    /// Names of the views that its slots read, and its trigger.
     pub views: BTreeSet<String>,
     pub secrets: BTreeSet<SecretKey>,
     pub replicas: u32,

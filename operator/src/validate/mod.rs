@@ -18,6 +18,7 @@ mod pod;
 mod slot;
 mod source;
 mod tool_server;
+mod trigger;
 mod url;
 mod view;
 mod why;

@@ -1,4 +1,4 @@
-//! Slots: named lookups in views, by key, keys or index.
+//! Lookups in views, by key, keys or index, and the slots that are named ones.
 
 use super::{
     checked::View,
@@ -29,33 +29,15 @@ pub(super) fn check<'v>(
                 format!("the name '{}' is given twice", slot.name),
             );
         }
-        findings.not_supported(
-            slot.search.is_some(),
-            format!("{path}.search"),
-            "search",
-            "find rows with key, keys or an index",
-        );
-        if let Some(view) = findings.refer(
-            Kind::ContextView,
-            format!("{path}.viewRef.name"),
-            &slot.view_ref.name,
-            views,
-        ) {
-            used.insert(slot.view_ref.name.clone(), view);
-            index(findings, &path, slot, view);
-        }
-        let by = match (&slot.key, &slot.keys) {
-            (Some(_), Some(_)) => {
-                findings.problem(
-                    Reason::InvalidSpec,
-                    &path,
-                    "set at most one of key, keys and search; none means every row of the view",
-                );
-                continue;
-            }
-            (Some(key), None) => config::By::Key(key.clone()),
-            (None, Some(keys)) => config::By::Keys(keys.clone()),
-            (None, None) => config::By::All,
+        let asked = Asked {
+            view: &slot.view_ref.name,
+            index: slot.index.as_deref(),
+            key: slot.key.as_deref(),
+            keys: slot.keys.as_deref(),
+            search: slot.search.is_some(),
+        };
+        let Some(by) = lookup(findings, &path, &asked, views, used) else {
+            continue;
         };
         checked.push(config::Slot {
             name: slot.name.clone(),
@@ -86,17 +68,64 @@ pub(super) fn check<'v>(
     checked
 }
 
-fn index(findings: &mut Findings, path: &str, slot: &crd::Slot, view: &View) {
-    let Some(index) = &slot.index else { return };
+/// What a lookup asks of a view.
+pub(super) struct Asked<'a> {
+    pub(super) view: &'a str,
+    pub(super) index: Option<&'a str>,
+    pub(super) key: Option<&'a str>,
+    pub(super) keys: Option<&'a str>,
+    pub(super) search: bool,
+}
+
+/// By what rows are found; `None` where that is ambiguous. `used` gets the view.
+pub(super) fn lookup<'v>(
+    findings: &mut Findings,
+    path: &str,
+    asked: &Asked<'_>,
+    views: &'v BTreeMap<String, Outcome<View>>,
+    used: &mut BTreeMap<String, &'v View>,
+) -> Option<config::By> {
+    findings.not_supported(
+        asked.search,
+        format!("{path}.search"),
+        "search",
+        "find rows with key, keys or an index",
+    );
+    if let Some(view) = findings.refer(
+        Kind::ContextView,
+        format!("{path}.viewRef.name"),
+        asked.view,
+        views,
+    ) {
+        used.insert(asked.view.to_owned(), view);
+        index(findings, path, asked, view);
+    }
+    match (asked.key, asked.keys) {
+        (Some(_), Some(_)) => {
+            findings.problem(
+                Reason::InvalidSpec,
+                path,
+                "set at most one of key, keys and search; none means every row of the view",
+            );
+            None
+        }
+        (Some(key), None) => Some(config::By::Key(key.to_owned())),
+        (None, Some(keys)) => Some(config::By::Keys(keys.to_owned())),
+        (None, None) => Some(config::By::All),
+    }
+}
+
+fn index(findings: &mut Findings, path: &str, asked: &Asked<'_>, view: &View) {
+    let Some(index) = asked.index else { return };
     let path = format!("{path}.index");
-    if slot.key.is_none() && slot.keys.is_none() {
+    if asked.key.is_none() && asked.keys.is_none() {
         findings.problem(
             Reason::InvalidSpec,
             &path,
             "index says which keys are looked up; give key or keys with it",
         );
     }
-    if !view.config.indexes.iter().any(|known| known.name == *index) {
+    if !view.config.indexes.iter().any(|known| known.name == index) {
         let hint = hint::instead(
             index,
             view.config.indexes.iter().map(|index| index.name.as_str()),
@@ -104,10 +133,7 @@ fn index(findings: &mut Findings, path: &str, slot: &crd::Slot, view: &View) {
         findings.problem(
             Reason::NotFound,
             path,
-            format!(
-                "ContextView '{}' has no index '{index}'{hint}",
-                slot.view_ref.name
-            ),
+            format!("ContextView '{}' has no index '{index}'{hint}", asked.view),
         );
     }
 }

@@ -26,6 +26,24 @@ pub(super) fn agent(
         config::StartFrom::Earliest => "a new agent begins with the oldest",
     };
     lines.push(format!("trigger: {which} of {topic}; {begin}"));
+    if let Some(for_each) = &agent.trigger.for_each {
+        let reading = views.get(&for_each.view).map(|view| reading(view));
+        lines.push(format!(
+            "for each: a run for each of {}, as they are when the event is taken in, {}",
+            lookup(for_each),
+            reading.unwrap_or_default()
+        ));
+    }
+    if let Some(input) = &agent.trigger.input {
+        let key = match (&agent.trigger.key, &agent.trigger.for_each) {
+            (Some(key), _) => format!("the run's key is `{}` and not the record's", key.trim()),
+            (None, Some(_)) => "the run's key is the row's and not the record's".to_owned(),
+            (None, None) => "the event's key is computed and not the record's".to_owned(),
+        };
+        lines.push(format!(
+            "runs start from {input}, a topic of the agent's own, where every trigger stands once: {key}, so triggers move to other partitions"
+        ));
+    }
     for slot in &agent.slots {
         let Some(view) = views.get(&slot.lookup.view) else {
             continue;
