@@ -18,7 +18,6 @@
 )]
 
 mod catalogue;
-mod chaos;
 mod compare;
 mod events;
 mod expressions;
@@ -26,6 +25,8 @@ mod folds;
 #[path = "../naive/mod.rs"]
 mod naive;
 mod records;
+#[path = "../simulated/mod.rs"]
+mod simulated;
 mod simulation;
 mod stalls;
 mod state;
@@ -33,18 +34,8 @@ mod world;
 
 use compare::Compared;
 use folds::Kind;
-use futures::StreamExt;
-use std::sync::atomic::Ordering;
+use simulated::seeds;
 use std::time::Instant;
-
-/// `HEADWATER_SEED`, or as many seeds as `HEADWATER_SEEDS` says, or `count`.
-fn seeds(count: u64) -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|it| it.parse().unwrap());
-    match number("HEADWATER_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=number("HEADWATER_SEEDS").unwrap_or(count)).collect(),
-    }
-}
 
 fn told(kind: Kind, seeds: usize, begun: Instant, all: &Compared) {
     println!(
@@ -77,58 +68,21 @@ async fn views_are_the_models_on_kafka() {
     folds(Kind::Kafka, 1, 2_500, 150).await;
 }
 
-/// So many seeds at a time: most of a run is waiting.
-const AT_A_TIME: usize = 12;
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_are_the_models_whatever_goes_wrong() {
     let begun = Instant::now();
     let seeds = seeds(200);
-    let runs = seeds.iter().map(|seed| {
-        let seed = *seed;
-        // A task of its own, so that the log of a run that panics names the seed.
-        async move {
-            tokio::spawn(simulation::check(seed))
-                .await
-                .unwrap_or_else(|error| panic!("seed {seed}: {error}"))
-        }
-    });
-    let mut outcomes: Vec<simulation::Outcome> = Vec::new();
-    let mut running = futures::stream::iter(runs).buffer_unordered(AT_A_TIME);
-    while let Some(outcome) = running.next().await {
-        outcomes.push(outcome);
-        if outcomes.len().is_multiple_of(500) {
-            println!("{} seeds after {:.0?}", outcomes.len(), begun.elapsed());
-        }
-    }
+    let outcomes = simulated::every(&seeds, simulation::check).await;
     let mut all = Compared::default();
-    let mut happened = [0; 5];
     for outcome in &outcomes {
         all.keys += outcome.compared.keys;
         all.reads += outcome.compared.reads;
         all.letters += outcome.compared.letters;
-        let fates = &outcome.fates;
-        let each = [
-            &fates.crashes,
-            &fates.zombies,
-            &fates.unavailable,
-            &fates.aborts,
-            &fates.undecided,
-        ];
-        for (sum, count) in happened.iter_mut().zip(each) {
-            *sum += count.load(Ordering::Relaxed);
-        }
     }
     told(Kind::Simulation, seeds.len(), begun, &all);
-    let [crashes, zombies, unavailable, aborts, undecided] = happened;
-    println!(
-        "crashes {crashes}, zombies {zombies}, no answer {unavailable}, aborts {aborts}, undecided {undecided}"
-    );
+    let fates: Vec<_> = outcomes.into_iter().map(|it| it.fates).collect();
+    simulated::told(&fates);
     assert!(all.keys > 0 && all.reads > 0);
-    assert!(
-        seeds.len() < 20 || happened.iter().all(|count| *count > 0),
-        "the simulation is too kind"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

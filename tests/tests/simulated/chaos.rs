@@ -203,6 +203,11 @@ impl Log for Chaos {
         self.process.memory.ends(partitions)
     }
 
+    fn stable_ends(&self, partitions: &[TopicPartition]) -> Result<Vec<i64>> {
+        self.dice.ask()?;
+        self.process.memory.stable_ends(partitions)
+    }
+
     fn watermarks(
         &self,
         partitions: &[TopicPartition],

@@ -1,0 +1,260 @@
+//! The desk on a memory log, in one process: replicas of its agents and views that crash, hang and come back, and the model.
+
+use crate::desk::agent::Counts;
+use crate::desk::check::Check;
+use crate::desk::model::{Ledger, Verdict};
+use crate::desk::{self};
+use crate::draw::Draw;
+use crate::naive::Raw;
+use crate::simulated::chaos::Fates;
+use crate::simulated::{self, DEADLINE, Fleet};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headwater_engine::model::{Reply, Request};
+use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_runtime::backoff::Random;
+use headwater_runtime::log::memory::Memory;
+use headwater_runtime::log::{Log as _, Offsets as _, TopicSpec};
+use headwater_runtime::metrics::Metrics;
+use headwater_runtime::model::{Client, Error, Model, Provider};
+use headwater_runtime::stage::{self, Handle, Services};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const NAMESPACE: &str = "desk";
+/// Records of the applications.
+const RECORDS: u64 = 400;
+/// Stage, and its replicas.
+const PLACES: [(&str, u32); 4] = [("helper", 3), ("archive", 2), ("facts", 2), ("notes", 2)];
+
+pub struct Outcome {
+    pub counts: HashMap<&'static str, Counts>,
+    pub replayed: u64,
+    pub stale: u64,
+    /// Of the model, and those that were answered again.
+    pub calls: (usize, usize),
+    pub fates: Arc<Fates>,
+}
+
+pub async fn check(seed: u64) -> Outcome {
+    let mut draw = Draw::new(seed ^ 0x0007_0257);
+    let memory = simulated::memory();
+    create(&memory);
+    simulated::late_markers(&memory, seed);
+    let ledger = Ledger::default();
+    let model = model(ledger.clone(), seed);
+    let places: Vec<(&str, u32)> = PLACES
+        .iter()
+        .flat_map(|(name, count)| (0..*count).map(move |ordinal| (*name, ordinal)))
+        .collect();
+    let start = |place: usize, services| {
+        let (name, ordinal) = places[place];
+        start(name, ordinal, services, &model)
+    };
+    let mut fleet = Fleet::new(&memory, seed, places.len(), Box::new(start));
+    for (place, (_, ordinal)) in places.iter().enumerate() {
+        if *ordinal == 0 {
+            fleet.start(place);
+        }
+    }
+    let (mut number, mut acknowledged) = (0, 0);
+    while number < RECORDS {
+        let count = 1 + draw.below(12) as u64;
+        let batch: Vec<_> = (number + 1..=number + count)
+            .map(|n| record(desk::event(&mut draw, n, acknowledged)))
+            .collect();
+        number += count;
+        let below = &mut |end| draw.below(end);
+        simulated::write(&memory, &batch, below).await;
+        acknowledged = number;
+        for _ in 0..below(6) {
+            fleet.act(below).await;
+            tokio::time::sleep(Duration::from_micros(below(8_000) as u64)).await;
+        }
+    }
+    fleet.calm().await;
+    let mut check = Check::new(NAMESPACE, &config("helper"), ledger.clone());
+    let mut next = BTreeMap::new();
+    settle(&mut fleet, &memory, &mut check, &mut next, seed).await;
+    fleet.end().await;
+    // Who ends in order writes nothing that should not be.
+    simulated::markers_in_time(&memory).await;
+    settle(&mut fleet, &memory, &mut check, &mut next, seed).await;
+    Outcome {
+        counts: check.counts(),
+        replayed: check.replayed,
+        stale: check.stale,
+        calls: ledger.counts(),
+        fates: Arc::clone(&fleet.fates),
+    }
+}
+
+/// Waits until every topic says what it should. Panics where one says what it should not.
+async fn settle(
+    fleet: &mut Fleet<'_>,
+    memory: &Memory,
+    check: &mut Check,
+    next: &mut BTreeMap<(String, i32), i64>,
+    seed: u64,
+) {
+    let begun = Instant::now();
+    loop {
+        let found = check
+            .read(&mut |topic| read(memory, topic, next))
+            .and_then(|missing| match missing {
+                Some(missing) => Ok(Some(missing)),
+                None => Ok(uncommitted(memory)),
+            });
+        let Some(missing) = found.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}")) else {
+            return;
+        };
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "seed {seed}: after {DEADLINE:?}: {missing}: {}",
+            fleet.statuses()
+        );
+        fleet.supervise().await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Every committed record of a topic that was not read before.
+fn read(memory: &Memory, topic: &str, next: &mut BTreeMap<(String, i32), i64>) -> Vec<Raw> {
+    let mut all = Vec::new();
+    memory
+        .dump(&format!("{NAMESPACE}.{topic}"), |record| {
+            let place = (topic.to_owned(), record.partition);
+            let next = next.entry(place).or_default();
+            if record.offset < *next {
+                return;
+            }
+            *next = record.offset + 1;
+            all.push(Raw {
+                partition: record.partition,
+                offset: record.offset,
+                timestamp: record.timestamp,
+                key: record.key.map(<[u8]>::to_vec),
+                value: record.value.map(<[u8]>::to_vec),
+                headers: record
+                    .headers
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
+                    .collect(),
+            });
+        })
+        .unwrap();
+    all
+}
+
+/// At rest the group's offsets are at the ends of the triggers' topics.
+fn uncommitted(memory: &Memory) -> Option<String> {
+    [("helper", "questions"), ("archive", "answers")]
+        .into_iter()
+        .find_map(|(agent, source)| {
+            let topic: Arc<str> = format!("{NAMESPACE}.{source}").into();
+            let partitions: Vec<_> = (0..desk::partitions(source))
+                .map(|it| TopicPartition::new(Arc::clone(&topic), it))
+                .collect();
+            let ends = memory.ends(&partitions).unwrap();
+            let group = format!("{NAMESPACE}.agent.{agent}.runs");
+            let committed = memory.committed(&group, &partitions).unwrap();
+            let found: Vec<_> = partitions
+                .iter()
+                .map(|it| committed[it].as_ref().map_or(0, |at| at.offset))
+                .collect();
+            (found != ends).then(|| format!("{agent} has committed {found:?} of {ends:?}"))
+        })
+}
+
+fn create(memory: &Memory) {
+    let spec = |(name, partitions, compacted): (String, i32, bool)| TopicSpec {
+        name,
+        partitions,
+        replication_factor: Some(1),
+        config: if compacted {
+            BTreeMap::from([("cleanup.policy".to_owned(), "compact".to_owned())])
+        } else {
+            BTreeMap::new()
+        },
+    };
+    let topics: Vec<_> = desk::topics(NAMESPACE).into_iter().map(spec).collect();
+    memory.create(&topics).unwrap();
+}
+
+fn config(name: &str) -> Value {
+    let (kafka, provider) = (json!({}), json!({"scripted": {"rules": []}}));
+    match name {
+        "helper" => desk::helper(NAMESPACE, &kafka, &provider),
+        "archive" => desk::archive(NAMESPACE, &kafka),
+        view => desk::view(NAMESPACE, &kafka, view),
+    }
+}
+
+fn start(name: &str, ordinal: u32, services: Services, model: &Arc<dyn Model>) -> Handle {
+    let services = Services {
+        models: BTreeMap::from([("chat".to_owned(), Arc::clone(model))]),
+        ..services
+    };
+    let config = serde_json::from_value(config(name)).unwrap();
+    stage::start(config, ordinal, services).unwrap()
+}
+
+fn record((source, key, value): (&'static str, Option<String>, Option<String>)) -> NewRecord {
+    NewRecord {
+        topic: format!("{NAMESPACE}.{source}"),
+        key: key.map(String::into_bytes),
+        value: value.map(String::into_bytes),
+        ..NewRecord::default()
+    }
+}
+
+/// With the retries of a model's configuration.
+fn model(ledger: Ledger, seed: u64) -> Arc<dyn Model> {
+    let agent = &config("helper")["role"]["agent"];
+    let config = serde_json::from_value(agent["model"].clone()).unwrap();
+    let metrics = Arc::new(Metrics::new());
+    let provider = Box::new(Desk(ledger));
+    Arc::new(Client::new(
+        &config,
+        provider,
+        Random::seeded(seed),
+        metrics,
+    ))
+}
+
+struct Desk(Ledger);
+
+impl Provider for Desk {
+    fn ask<'a>(
+        &'a self,
+        request: &'a Request,
+        _within: Duration,
+    ) -> BoxFuture<'a, Result<Reply, Error>> {
+        async {
+            let messages: Vec<Value> = request.messages.iter().map(|it| json!(it)).collect();
+            let (verdict, delay) = self.0.ask(&request.idempotency_key, &messages);
+            // The desk's slow questions, in the simulation's time.
+            tokio::time::sleep(delay / 10).await;
+            let model = "chat".to_owned();
+            match verdict {
+                Verdict::Answer(text) => Ok(Reply {
+                    text,
+                    ..Reply::default()
+                }),
+                Verdict::Refusal(status) => Err(Error::Status {
+                    model,
+                    status,
+                    hint: String::new(),
+                    retry_after: None,
+                }),
+                Verdict::Nonsense => Err(Error::Malformed {
+                    model,
+                    reason: "it is nonsense".to_owned(),
+                }),
+            }
+        }
+        .boxed()
+    }
+}
