@@ -1,8 +1,9 @@
-//! What finished runs come to, on its way into the log.
+//! What finished runs come to, and finished steps of runs that go on, on its way into the log.
 //!
-//! One batch is under way at a time. It holds a finished prefix of each partition, and stays as it is
-//! until its fate is known; only partitions that were lost are taken out. A record that the log refuses
-//! fails its run alone: then the run's failure is written instead.
+//! One batch is under way at a time. It holds a finished prefix of each partition and its steps, and stays as it
+//! is until its fate is known; only partitions that were lost are taken out. A record that the log refuses
+//! fails its run alone: then the run's failure is written instead. A step that it refuses is not journaled, and
+//! its run is told so.
 
 use super::super::Error;
 use super::super::committer::{Committer, Outcome};
@@ -10,6 +11,7 @@ use super::super::life::Life;
 use super::super::resume::position;
 use super::Setup;
 use super::driver::Active;
+use super::interim::{self, Told};
 use super::window::Prefix;
 use crate::log::{self, Committed, GroupReader};
 use crate::metrics;
@@ -18,12 +20,13 @@ use headwater_engine::agent::{Completion, Trigger};
 use headwater_engine::audit;
 use headwater_engine::config::OnFailure;
 use headwater_engine::fault::{Fault, Reason, leave_out_value};
+use headwater_engine::journal::Change;
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Runs in one transaction.
+/// Runs and steps in one transaction.
 const RUNS: usize = 500;
 /// Bytes of them, unless one run alone has more.
 const BYTES: usize = 4 << 20;
@@ -62,35 +65,101 @@ impl Finished {
     }
 }
 
+/// A change of the journal that belongs to no finished run.
+pub(super) struct Pending {
+    change: Change,
+    /// The task that waits for it.
+    told: Option<Told>,
+}
+
+impl Pending {
+    pub(super) fn new(change: Change, told: Option<Told>) -> Self {
+        Self { change, told }
+    }
+
+    fn tell(self, answer: Result<(), String>) {
+        if let Some(told) = self.told {
+            // The task may have been ended.
+            let _ = told.send(answer);
+        }
+    }
+}
+
+/// What a record is of, by partition, and place in its part of the batch.
+#[derive(Clone, Copy, PartialEq)]
+enum Owner {
+    Run(i32, usize),
+    Step(i32, usize),
+}
+
+impl Owner {
+    fn partition(self) -> i32 {
+        match self {
+            Self::Run(partition, _) | Self::Step(partition, _) => partition,
+        }
+    }
+}
+
 struct Batch {
     parts: BTreeMap<i32, Prefix<Finished>>,
+    /// Of partitions that have a part. What the log refused is gone.
+    steps: BTreeMap<i32, Vec<Option<Pending>>>,
     records: Vec<NewRecord>,
-    /// Partition, and place in its prefix, of the run that each record is of.
-    owners: Vec<(i32, usize)>,
+    /// What each record is of.
+    owners: Vec<Owner>,
 }
 
 impl Batch {
-    fn new(mut parts: BTreeMap<i32, Prefix<Finished>>) -> Self {
+    fn new(
+        mut parts: BTreeMap<i32, Prefix<Finished>>,
+        steps: Vec<(i32, NewRecord, Pending)>,
+    ) -> Self {
         let (mut records, mut owners) = (Vec::new(), Vec::new());
         for (number, prefix) in &mut parts {
             for (place, finished) in prefix.runs.iter_mut().enumerate() {
                 let of = std::mem::take(&mut finished.completion.records);
-                owners.extend(of.iter().map(|_| (*number, place)));
+                owners.extend(of.iter().map(|_| Owner::Run(*number, place)));
                 records.extend(of);
             }
         }
+        let mut held: BTreeMap<i32, Vec<Option<Pending>>> = BTreeMap::new();
+        for (number, record, pending) in steps {
+            let of = held.entry(number).or_default();
+            owners.push(Owner::Step(number, of.len()));
+            of.push(Some(pending));
+            records.push(record);
+        }
         Self {
             parts,
+            steps: held,
             records,
             owners,
         }
     }
 
-    fn remove_records(&mut self, which: impl Fn((i32, usize)) -> bool) {
+    fn remove_records(&mut self, which: impl Fn(Owner) -> bool) {
         let owners = std::mem::take(&mut self.owners);
         let mut kept = owners.iter().map(|owner| !which(*owner));
         self.records.retain(|_| kept.next().unwrap_or(true));
         self.owners = owners.into_iter().filter(|owner| !which(*owner)).collect();
+    }
+}
+
+/// What one transaction takes.
+#[derive(Default)]
+struct Room {
+    items: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn takes(&mut self, bytes: usize) -> bool {
+        let fits = self.items == 0 || (self.items < RUNS && self.bytes + bytes <= BYTES);
+        if fits {
+            self.items += 1;
+            self.bytes += bytes;
+        }
+        fits
     }
 }
 
@@ -147,10 +216,16 @@ impl Batches {
         if self.pending.is_some() {
             return Some(self.committer.retry_at().unwrap_or_else(Instant::now));
         }
-        let mut actives = actives;
-        actives
-            .any(|active| active.window.idle_offset().is_some())
-            .then_some(self.offsets_at)
+        let mut idle = None;
+        for active in actives {
+            if !active.steps.is_empty() {
+                return Some(Instant::now());
+            }
+            if active.window.idle_offset().is_some() {
+                idle = Some(self.offsets_at);
+            }
+        }
+        idle
     }
 
     /// The first offsets of a new agent. Gives when to look whether they are there.
@@ -201,26 +276,29 @@ impl Batches {
 
     /// Makes the next batch. False where there is nothing for one.
     fn gather(&mut self, actives: &mut BTreeMap<i32, &mut Active>, idle: bool) -> bool {
-        let (mut runs, mut bytes) = (0, 0);
-        let mut room = |finished: &Finished| {
-            let fits = runs == 0 || (runs < RUNS && bytes + finished.bytes <= BYTES);
-            if fits {
-                runs += 1;
-                bytes += finished.bytes;
-            }
-            fits
-        };
+        let mut room = Room::default();
+        // First, since runs wait for them.
+        let mut steps = Vec::new();
+        for (number, active) in actives.iter_mut() {
+            self.gather_steps(*number, active, &mut room, &mut steps);
+        }
         let mut parts = BTreeMap::new();
         for (number, active) in actives.iter_mut() {
-            if let Some(prefix) = active.window.take(&mut room) {
+            if let Some(prefix) = active
+                .window
+                .take(&mut |finished: &Finished| room.takes(finished.bytes))
+            {
                 parts.insert(*number, prefix);
             }
         }
-        if parts.is_empty() && !idle {
+        if parts.is_empty() && steps.is_empty() && !idle {
             return false;
         }
         for (number, active) in actives.iter() {
-            if let Some(next) = active.window.idle_offset() {
+            // Whoever writes for a partition commits its offset too: that is what keeps out a replica that lost it.
+            let writes = steps.iter().any(|(of, ..)| of == number);
+            let next = active.window.idle_offset();
+            if let Some(next) = next.or(writes.then(|| active.window.reached())) {
                 parts.entry(*number).or_insert(Prefix {
                     runs: Vec::new(),
                     keys: Vec::new(),
@@ -231,8 +309,38 @@ impl Batches {
         if parts.is_empty() {
             return false;
         }
-        self.pending = Some(Batch::new(parts));
+        self.pending = Some(Batch::new(parts, steps));
         true
+    }
+
+    /// Takes a partition's steps, as long as there is room. What cannot be written is told so.
+    fn gather_steps(
+        &self,
+        number: i32,
+        active: &mut Active,
+        room: &mut Room,
+        steps: &mut Vec<(i32, NewRecord, Pending)>,
+    ) {
+        let topic = self.setup.config.topics.journal.as_deref();
+        let mut left = std::mem::take(&mut active.steps).into_iter();
+        for pending in left.by_ref() {
+            let Some(topic) = topic else {
+                pending.tell(Err("the agent has no journal".to_owned()));
+                continue;
+            };
+            match pending.change.record(topic, number) {
+                Ok(record) => {
+                    let bytes = record.value.as_ref().map_or(0, Vec::len);
+                    if !room.takes(bytes) {
+                        active.steps.push(pending);
+                        break;
+                    }
+                    steps.push((number, record, pending));
+                }
+                Err(fault) => pending.tell(Err(fault.to_string())),
+            }
+        }
+        active.steps.extend(left);
     }
 
     /// True where the batch is committed.
@@ -259,19 +367,35 @@ impl Batches {
             match self.committer.commit(group, &batch.records, &offsets)? {
                 Outcome::Committed => break,
                 Outcome::Later => return Ok(false),
-                Outcome::Refused { index, reason } => self.refused(index, &reason),
+                Outcome::Refused { index, reason } => self.refused(index, &reason, actives),
             }
         }
         let Some(batch) = self.pending.take() else {
             return Ok(true);
         };
         self.offsets_at = Instant::now() + OFFSETS_EVERY;
+        for (number, steps) in batch.steps {
+            let Some(active) = actives.get_mut(&number) else {
+                continue;
+            };
+            for pending in steps.into_iter().flatten() {
+                if let Some(journal) = &mut active.journal {
+                    journal.apply(pending.change.clone());
+                }
+                pending.tell(Ok(()));
+            }
+        }
         for (number, prefix) in batch.parts {
             let Some(active) = actives.get_mut(&number) else {
                 continue;
             };
             active.window.committed(prefix.next, &prefix.keys);
-            for finished in prefix.runs {
+            for mut finished in prefix.runs {
+                if let Some(journal) = &mut active.journal {
+                    for change in std::mem::take(&mut finished.completion.journal) {
+                        journal.apply(change);
+                    }
+                }
                 if let (Some(store), Some(turn)) =
                     (&mut active.store, finished.completion.turn.clone())
                 {
@@ -285,17 +409,30 @@ impl Batches {
 
     /// Puts a run's failure in the place of what cannot be written; where not even that can be, the
     /// dead letter without its value, and then nothing: the original stays where it is.
-    fn refused(&mut self, index: usize, reason: &str) {
+    fn refused(&mut self, index: usize, reason: &str, actives: &BTreeMap<i32, &mut Active>) {
         let Some(batch) = &mut self.pending else {
             return;
         };
         let Some(owner) = batch.owners.get(index).copied() else {
             return;
         };
+        let (number, place) = match owner {
+            Owner::Run(number, place) => (number, place),
+            Owner::Step(number, place) => {
+                let steps = batch.steps.get_mut(&number);
+                let refused = steps.and_then(|steps| steps.get_mut(place)?.take());
+                if let Some(pending) = refused {
+                    pending.tell(Err(reason.to_owned()));
+                }
+                batch.records.remove(index);
+                batch.owners.remove(index);
+                return;
+            }
+        };
         let run = batch
             .parts
-            .get_mut(&owner.0)
-            .and_then(|prefix| prefix.runs.get_mut(owner.1));
+            .get_mut(&number)
+            .and_then(|prefix| prefix.runs.get_mut(place));
         let Some(finished) = run else { return };
         finished.refusals += 1;
         tracing::error!(
@@ -309,7 +446,9 @@ impl Batches {
                 let fault = Fault::new(Reason::OutputFailed, reason);
                 let now_ms = self.setup.context.services.clock.now_ms();
                 // That it cannot be made, no data can cause; then nothing is written of the run.
-                if let Ok(failed) = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms) {
+                if let Ok(mut failed) = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms) {
+                    let journal = actives.get(&number).and_then(|own| own.journal.as_ref());
+                    interim::end(&self.setup, journal, number, &trigger.run, &mut failed);
                     finished.completion = failed;
                 }
                 let records = std::mem::take(&mut finished.completion.records);
@@ -334,7 +473,8 @@ impl Batches {
         if batch.parts.remove(&number).is_none() {
             return;
         }
-        batch.remove_records(|(partition, _)| partition == number);
+        batch.steps.remove(&number);
+        batch.remove_records(|owner| owner.partition() == number);
         if batch.parts.is_empty() {
             self.pending = None;
             self.committer.forget();

@@ -7,6 +7,7 @@
 mod batch;
 mod driver;
 mod intake;
+mod interim;
 mod run;
 mod start;
 mod window;
@@ -50,6 +51,7 @@ impl Setup {
         [topics.runs.clone(), topics.dead.clone()]
             .into_iter()
             .chain(topics.conversation.clone())
+            .chain(topics.journal.clone())
             .chain(outputs)
             .collect()
     }

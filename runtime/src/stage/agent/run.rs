@@ -1,21 +1,25 @@
-//! One run, as a task: barrier, context, model, outputs; with attempts until it is done or given up.
+//! One run, as a task: barrier, context, steps of the model, outputs; with attempts until it is done or given up.
 //!
-//! It changes nothing: what it comes to is handed to the driver, which commits it. So a run that is
-//! dropped half way, because its partition left or the process ended, has not happened.
+//! It changes nothing: what it comes to is handed to the driver, which commits it; so is a finished step, which
+//! the run waits for before it begins the next. A run that is dropped half way, because its partition left or the
+//! process ended, goes on from its last committed step, and has not happened where there is none.
 
 use super::Setup;
+use super::interim::Interim;
 use crate::backoff::{Backoff, Random};
 use crate::metrics;
 use crate::observe::Happening;
 use crate::stage::ends::{Answer, Ends, Service};
 use crate::stage::held::Found;
 use headwater_engine::agent::{
-    Assembly, Completion, Context, Freshness, Ready, Trigger, ViewFreshness,
+    Assembly, Completion, Context, Freshness, Heard, Ready, Trigger, ViewFreshness,
 };
 use headwater_engine::audit::{Behind, Covered};
 use headwater_engine::config::OnFailure;
 use headwater_engine::conversation::Past;
 use headwater_engine::fault::{Fault, Reason};
+use headwater_engine::journal::Step;
+use headwater_engine::model::Reply;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +38,11 @@ pub(super) struct Run {
     pub(super) ends: Answer,
     pub(super) asks: Service,
     pub(super) random: Arc<Random>,
+    /// Of its record in the trigger log.
+    pub(super) offset: i64,
+    /// What the journal has of it: steps that are not repeated.
+    pub(super) steps: Vec<Arc<Step>>,
+    pub(super) interim: Interim,
 }
 
 /// How a run ended.
@@ -79,9 +88,13 @@ impl Run {
         };
         let delivery = &self.setup.config.delivery;
         let mut attempt = 1;
+        let mut begun = self.setup.agent.resume(&self.steps, attempt);
+        if begun.is_some() {
+            let (agent, run) = (&self.setup.config.name, &self.trigger.run);
+            tracing::info!(agent, run = %run, steps = self.steps.len(), "run goes on from its journal");
+        }
         loop {
-            let deadline = Instant::now() + self.setup.attempt_timeout;
-            let failure = match self.attempt(attempt, &ends, deadline).await {
+            let failure = match self.attempt(attempt, &ends, &mut begun).await {
                 Ok(completion) => return Ended::Complete(Box::new(completion)),
                 Err(failure) => failure,
             };
@@ -99,12 +112,18 @@ impl Run {
         }
     }
 
+    /// `begun` is the run as far as it has been journaled: what is there is neither assembled nor asked again.
     async fn attempt(
         &self,
         attempt: u32,
         ends: &Ends,
-        deadline: Instant,
+        begun: &mut Option<Ready>,
     ) -> Result<Completion, Failure> {
+        let deadline = Instant::now() + self.setup.attempt_timeout;
+        if let Some(mut ready) = begun.clone() {
+            ready.attempt = attempt;
+            return self.ask(ready, deadline, begun).await;
+        }
         let setup = &self.setup;
         let clock = &setup.context.services.clock;
         let freshness = self.barrier(ends, deadline).await;
@@ -118,35 +137,77 @@ impl Run {
             }
             Err(fault) => return Err(Failure::new(fault, None)),
         };
-        let reply = match (&setup.model, setup.agent.request(&self.trigger, &ready)) {
-            (Some(model), Some(request)) => {
-                let answer = timeout_at(deadline, model.answer(&request, deadline)).await;
-                match answer {
-                    Ok(Ok(reply)) => Some(reply),
-                    Ok(Err(error)) => {
-                        return Err(Failure {
-                            fault: Fault::new(Reason::ModelFailed, error.to_string()),
-                            ready: Some(ready.into()),
-                            again: error.is_transient(),
-                            wait: error.retry_after().unwrap_or_default(),
-                        });
+        self.ask(ready, deadline, begun).await
+    }
+
+    /// Asks the model until it has said what ends the run.
+    async fn ask(
+        &self,
+        mut ready: Ready,
+        mut deadline: Instant,
+        begun: &mut Option<Ready>,
+    ) -> Result<Completion, Failure> {
+        let agent = &self.setup.agent;
+        let reply = loop {
+            let Some(reply) = self.reply(&ready, deadline).await? else {
+                break None;
+            };
+            match agent.hear(&self.trigger, &mut ready, reply, self.offset) {
+                Ok(Heard::Answer(reply)) => break Some(reply),
+                Ok(Heard::Step(change)) => {
+                    let waiting = Instant::now();
+                    match self.interim.commit(change).await {
+                        Ok(()) => *begun = Some(ready.clone()),
+                        Err(reason) => {
+                            let (agent, run) = (&self.setup.config.name, &self.trigger.run);
+                            tracing::warn!(agent, run = %run, reason, "a step cannot be journaled and is repeated after a crash");
+                        }
                     }
-                    Err(_) => {
-                        let message = format!(
-                            "the attempt took longer than {} ms",
-                            setup.attempt_timeout.as_millis()
-                        );
-                        let fault = Fault::new(Reason::TimedOut, message);
-                        return Err(Failure::new(fault, Some(ready.into())));
-                    }
+                    // What Kafka took is not the attempt's.
+                    deadline += waiting.elapsed();
+                }
+                Err(fault) => {
+                    return Err(Failure {
+                        again: false,
+                        ..Failure::new(fault, Some(ready.into()))
+                    });
                 }
             }
-            _ => None,
         };
-        setup
-            .agent
-            .complete(&self.trigger, &ready, reply.as_ref(), clock.now_ms())
+        let now_ms = self.setup.context.services.clock.now_ms();
+        agent
+            .complete(&self.trigger, &ready, reply.as_ref(), now_ms)
             .map_err(|fault| Failure::new(fault, Some(ready.into())))
+    }
+
+    /// What the model says next; `None` where the agent has none.
+    async fn reply(&self, ready: &Ready, deadline: Instant) -> Result<Option<Reply>, Failure> {
+        let setup = &self.setup;
+        let request = setup.agent.request(&self.trigger, ready);
+        let (Some(model), Some(request)) = (&setup.model, request) else {
+            return Ok(None);
+        };
+        let asked = Instant::now();
+        match timeout_at(deadline, model.answer(&request, deadline)).await {
+            Ok(Ok(reply)) => Ok(Some(Reply {
+                milliseconds: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
+                ..reply
+            })),
+            Ok(Err(error)) => Err(Failure {
+                fault: Fault::new(Reason::ModelFailed, error.to_string()),
+                ready: Some(ready.clone().into()),
+                again: error.is_transient(),
+                wait: error.retry_after().unwrap_or_default(),
+            }),
+            Err(_) => {
+                let message = format!(
+                    "the attempt took longer than {} ms",
+                    setup.attempt_timeout.as_millis()
+                );
+                let fault = Fault::new(Reason::TimedOut, message);
+                Err(Failure::new(fault, Some(ready.clone().into())))
+            }
+        }
     }
 
     fn assemble(&self, attempt: u32, freshness: &Freshness) -> Result<Assembly, Fault> {

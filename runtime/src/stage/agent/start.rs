@@ -12,9 +12,10 @@ use super::super::{Error, Stall};
 use super::Setup;
 use crate::log::{Committed, GroupReader, Log, Watermarks};
 use headwater_engine::config::StartFrom;
-use headwater_engine::conversation::{Limits, Store};
+use headwater_engine::conversation::{self, Limits};
 use headwater_engine::fault::Fault;
-use headwater_engine::record::TopicPartition;
+use headwater_engine::journal;
+use headwater_engine::record::{Record, TopicPartition};
 use std::sync::Arc;
 
 const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
@@ -118,20 +119,47 @@ fn refuse_lost_positions(setup: &Setup, life: &Life, log: &dyn Log) -> Result<()
     }))
 }
 
-/// Reads what a partition's conversations came to, up to now.
-pub(super) fn take_over(
+/// What comes with a partition.
+pub(super) struct Restored {
+    pub(super) conversations: Option<conversation::Store>,
+    pub(super) journal: Option<journal::Store>,
+}
+
+/// Reads what a partition's conversations and journal came to, up to now.
+pub(super) fn take_over(setup: &Setup, life: &Life, partition: i32) -> Result<Restored, Error> {
+    let topics = &setup.config.topics;
+    let mut conversations = match (&setup.config.conversation, &topics.conversation) {
+        (Some(config), Some(topic)) => Some((topic, conversation::Store::new(Limits::of(config)))),
+        _ => None,
+    };
+    if let Some((topic, store)) = &mut conversations {
+        restore(setup, life, topic, partition, |record| {
+            store.restore(record)
+        })?;
+    }
+    let mut journal = topics
+        .journal
+        .as_ref()
+        .map(|topic| (topic, journal::Store::default()));
+    if let Some((topic, store)) = &mut journal {
+        restore(setup, life, topic, partition, |record| {
+            store.restore(record)
+        })?;
+    }
+    Ok(Restored {
+        conversations: conversations.map(|(_, store)| store),
+        journal: journal.map(|(_, store)| store),
+    })
+}
+
+fn restore(
     setup: &Setup,
     life: &Life,
+    topic: &str,
     partition: i32,
-) -> Result<Option<Store>, Error> {
-    let (Some(config), Some(topic)) = (
-        &setup.config.conversation,
-        &setup.config.topics.conversation,
-    ) else {
-        return Ok(None);
-    };
-    let mut store = Store::new(Limits::of(config));
-    let partition = TopicPartition::new(topic.as_str(), partition);
+    mut take: impl FnMut(&Record<'_>) -> Result<(), Fault>,
+) -> Result<(), Error> {
+    let partition = TopicPartition::new(topic, partition);
     let mut bad: Option<Fault> = None;
     to_end(
         &*setup.context.services.log,
@@ -139,13 +167,13 @@ pub(super) fn take_over(
         std::slice::from_ref(&partition),
         &mut |_| {},
         &mut |record| {
-            if let Err(fault) = store.restore(record) {
+            if let Err(fault) = take(record) {
                 bad.get_or_insert(fault.at(record.position()));
             }
         },
     )?;
     match bad {
         Some(fault) => Err(Error::Stalled(Stall::state(&partition, &fault))),
-        None => Ok(Some(store)),
+        None => Ok(()),
     }
 }

@@ -180,7 +180,8 @@ impl<W, F> Window<W, F> {
         (reached > self.committed).then_some(reached)
     }
 
-    fn reached(&self) -> i64 {
+    /// Below it everything is committed or on its way into a transaction.
+    pub(super) fn reached(&self) -> i64 {
         self.entries.front().map_or(self.next, |entry| entry.offset)
     }
 

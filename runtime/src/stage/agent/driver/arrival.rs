@@ -1,8 +1,9 @@
 //! How a partition comes to the driver: where it goes on, what was said in it, and its beginning.
 //!
-//! In this order: its offset, once a predecessor's transactions are decided; its conversations, read on a
-//! thread of their own; and then the views have to be there.
+//! In this order: its offset, once a predecessor's transactions are decided; its conversations and its journal,
+//! read on a thread of their own; and then the views have to be there.
 
+use super::super::batch::Pending;
 use super::super::start;
 use super::super::window::Window;
 use super::{ASK_AGAIN, Active, Driver, Owned, State};
@@ -90,7 +91,7 @@ impl Driver {
 
     pub(super) fn arrived(&mut self) -> Result<(), Error> {
         let back: Vec<_> = self.errands.back().collect();
-        for (number, epoch, store) in back {
+        for (number, epoch, restored) in back {
             let Some(owned) = self
                 .owned
                 .get_mut(&number)
@@ -98,8 +99,8 @@ impl Driver {
             else {
                 continue;
             };
-            owned.state = match store {
-                Ok(store) => State::Waiting(store),
+            owned.state = match restored {
+                Ok(restored) => State::Waiting(restored),
                 Err(Error::Stalled(stall)) => {
                     stall.tell(&self.life);
                     State::Stalled
@@ -115,15 +116,22 @@ impl Driver {
             return Ok(());
         }
         for (number, owned) in &mut self.owned {
-            let State::Waiting(store) = &mut owned.state else {
+            let State::Waiting(restored) = &mut owned.state else {
                 continue;
             };
-            let store = store.take();
+            let (store, journal) = (restored.conversations.take(), restored.journal.take());
+            // Of runs that somebody decided to go past.
+            let left = journal
+                .iter()
+                .flat_map(|journal| journal.before(owned.next));
+            let steps = left.map(|change| Pending::new(change, None)).collect();
             let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
             group.start(&partition, Start::Offset(owned.next))?;
             owned.state = State::Active(Box::new(Active {
                 window: Window::new(owned.next),
                 store,
+                journal,
+                steps,
                 skip: owned.skip,
                 tasks: BTreeMap::new(),
                 paused: false,

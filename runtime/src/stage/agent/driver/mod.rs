@@ -16,8 +16,10 @@ use super::super::rebalance::Rebalance;
 use super::super::status::{Part, Processed};
 use super::super::{DRAIN, Error};
 use super::Setup;
-use super::batch::{Batches, Finished};
+use super::batch::{Batches, Finished, Pending};
+use super::interim::Handed;
 use super::run::Ended;
+use super::start::Restored;
 use super::window::Window;
 use crate::backoff::Random;
 use crate::log::{GroupEvent, GroupOptions, GroupReader, Waker};
@@ -26,6 +28,7 @@ use headwater_engine::agent::Trigger;
 use headwater_engine::config::InvalidRecords;
 use headwater_engine::conversation::Store;
 use headwater_engine::fault::{Fault, Reason};
+use headwater_engine::journal;
 use headwater_engine::key::partition_of;
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{Record, TopicPartition};
@@ -51,12 +54,13 @@ pub(super) struct Driver {
     partition_count: i32,
     ends: Service,
     batches: Batches,
-    errands: Errands<(i32, u64, Result<Option<Store>, Error>)>,
+    errands: Errands<(i32, u64, Result<Restored, Error>)>,
     owned: BTreeMap<i32, Owned>,
     /// Partitions whose offset is not known yet, and when to ask for it.
     unplaced: Vec<TopicPartition>,
     ask_at: Instant,
     results: (Sender<Returned>, Receiver<Returned>),
+    handed: (Sender<Handed>, Receiver<Handed>),
     joined: bool,
     /// Counts assignments, so that a late answer to an earlier one is known as such.
     epoch: u64,
@@ -84,10 +88,10 @@ struct Owned {
 }
 
 enum State {
-    /// Its offset or its conversations are being read.
+    /// Its offset, conversations or journal are being read.
     Arriving,
     /// Restored; begins once the views are.
-    Waiting(Option<Store>),
+    Waiting(Restored),
     Active(Box<Active>),
     /// A problem in the status says why.
     Stalled,
@@ -96,6 +100,9 @@ enum State {
 pub(super) struct Active {
     pub(super) window: Window<Taken, Finished>,
     pub(super) store: Option<Store>,
+    pub(super) journal: Option<journal::Store>,
+    /// For the next transaction, of runs that go on.
+    pub(super) steps: Vec<Pending>,
     /// Of a trigger that is gone past, whatever it is.
     pub(super) skip: Option<i64>,
     tasks: BTreeMap<i64, (AbortHandle, Taken)>,
@@ -177,6 +184,7 @@ impl Driver {
             unplaced: Vec::new(),
             ask_at: Instant::now(),
             results: channel(),
+            handed: channel(),
             joined: false,
             epoch: 0,
             draining: false,
@@ -236,6 +244,7 @@ impl Driver {
         self.arrived()?;
         self.activate(group)?;
         halted.extend(self.returned());
+        self.handed();
         if !halted.is_empty() {
             group.pause(&halted)?;
         }

@@ -1,7 +1,8 @@
 //! Starting runs as tasks, and taking back what they came to.
 
 use super::super::Setup;
-use super::super::batch::Finished;
+use super::super::batch::{Finished, Pending};
+use super::super::interim::{self, Interim};
 use super::super::run::{Ended, Run};
 use super::{Driver, Returned, State, Taken};
 use crate::observe::Happening;
@@ -46,7 +47,14 @@ impl Driver {
                 }
             });
             match ended {
-                Ended::Complete(completion) => {
+                Ended::Complete(mut completion) => {
+                    interim::end(
+                        &self.setup,
+                        active.journal.as_ref(),
+                        returned.partition,
+                        &taken.trigger.run,
+                        &mut completion,
+                    );
                     let finished = Finished::new(*completion, Some(taken.trigger), taken.arrived);
                     active.window.finish(returned.offset, finished);
                 }
@@ -72,6 +80,22 @@ impl Driver {
             }
         }
         halted
+    }
+
+    /// Takes the steps of runs that go on, for the next transaction.
+    pub(super) fn handed(&mut self) {
+        for handed in self.handed.1.try_iter() {
+            let Some(owned) = self.owned.get_mut(&handed.partition) else {
+                continue;
+            };
+            if let State::Active(active) = &mut owned.state
+                && owned.epoch == handed.epoch
+            {
+                active
+                    .steps
+                    .push(Pending::new(handed.change, Some(handed.told)));
+            }
+        }
     }
 
     /// Starts what may start: all of it asks the log for its ends together. Partitions share what room
@@ -136,6 +160,18 @@ impl Driver {
             ends,
             asks: self.ends.clone(),
             random: Arc::clone(&self.random),
+            offset,
+            steps: active
+                .journal
+                .as_ref()
+                .map(|journal| journal.steps(&taken.trigger.run))
+                .unwrap_or_default(),
+            interim: Interim {
+                sender: self.handed.0.clone(),
+                waker: Arc::clone(&self.waker),
+                partition: number,
+                epoch: owned.epoch,
+            },
         };
         let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
         let epoch = owned.epoch;

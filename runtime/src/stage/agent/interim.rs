@@ -1,0 +1,74 @@
+//! What a run has the journal keep while it goes on, and what ends with it.
+//!
+//! The run's task hands a finished step over and waits; the driver puts it into the next transaction and says when
+//! that is committed. A task whose partition left is ended where it waits.
+
+use super::Setup;
+use crate::log::Waker;
+use headwater_engine::agent::Completion;
+use headwater_engine::journal::{Change, Store};
+use std::sync::mpsc::Sender;
+use tokio::sync::oneshot;
+
+/// One run's way to the driver.
+pub(super) struct Interim {
+    pub(super) sender: Sender<Handed>,
+    pub(super) waker: Waker,
+    pub(super) partition: i32,
+    pub(super) epoch: u64,
+}
+
+/// A step as the driver gets it.
+pub(super) struct Handed {
+    pub(super) partition: i32,
+    /// Of the assignment that the run was started under.
+    pub(super) epoch: u64,
+    pub(super) change: Change,
+    pub(super) told: Told,
+}
+
+/// Where a task waits to hear that its step is committed, or why it cannot be.
+pub(super) type Told = oneshot::Sender<Result<(), String>>;
+
+impl Interim {
+    /// Comes back once the change is committed; never where the partition or the stage is gone.
+    ///
+    /// # Errors
+    /// Why it cannot be written. The run may go on without it.
+    pub(super) async fn commit(&self, change: Change) -> Result<(), String> {
+        let (told, answer) = oneshot::channel();
+        let handed = Handed {
+            partition: self.partition,
+            epoch: self.epoch,
+            change,
+            told,
+        };
+        if self.sender.send(handed).is_ok() {
+            (self.waker)();
+        }
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Adds to what ends a run the end of what the journal has of it.
+pub(super) fn end(
+    setup: &Setup,
+    journal: Option<&Store>,
+    partition: i32,
+    run: &str,
+    completion: &mut Completion,
+) {
+    let (Some(journal), Some(topic)) = (journal, &setup.config.topics.journal) else {
+        return;
+    };
+    for change in journal.ending(run) {
+        // A tombstone can always be written.
+        if let Ok(record) = change.record(topic, partition) {
+            completion.records.push(record);
+            completion.journal.push(change);
+        }
+    }
+}
