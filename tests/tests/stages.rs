@@ -24,6 +24,8 @@ mod life;
 mod look;
 #[path = "stages/models.rs"]
 mod models;
+#[path = "stages/triggers.rs"]
+mod triggers;
 #[path = "stages/views.rs"]
 mod views;
 #[path = "stages/windows.rs"]
@@ -81,6 +83,12 @@ on_both_logs!(
     joins::a_stage_that_waits_for_a_join_ends_at_once_and_loses_nothing,
     joins::replicas_share_an_intake_with_joins_and_hand_it_over,
     joins::what_fails_with_its_join_is_a_dead_letter_or_stops,
+    triggers::a_key_that_is_not_the_records_orders_runs_across_crashes,
+    triggers::events_are_taken_in_once_when_transactions_go_wrong,
+    triggers::where_an_agent_with_an_input_log_begins_is_fixed_once,
+    triggers::a_trigger_runs_for_each_row_that_was_acknowledged_before_it,
+    triggers::what_an_intake_refuses_ends_as_every_trigger_does,
+    triggers::an_intake_stands_still_where_its_source_says_so,
 );
 
 fn text(seen: &Seen) -> &str {

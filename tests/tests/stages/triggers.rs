@@ -1,0 +1,317 @@
+//! Agents with an input log of their own: a key that is not the record's, and a run for each row of a view.
+
+use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, ready, until};
+use crate::faulty::Faulty;
+use crate::flight;
+use crate::models::Counting;
+use headwater_engine::record::NewRecord;
+use headwater_runtime::backoff::Random;
+use headwater_runtime::log::TopicSpec;
+use headwater_runtime::stage::{self, Handle};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SESSIONS: usize = 5;
+
+/// The agent with an input log, and with this of its trigger.
+fn agent(bed: &Bed, trigger: &Value) -> Value {
+    let input = bed.topic("agent.helper.in");
+    let topic = TopicSpec {
+        name: input.clone(),
+        partitions: PARTITIONS,
+        replication_factor: Some(1),
+        config: BTreeMap::new(),
+    };
+    if bed.log.topics(std::slice::from_ref(&input)).unwrap()[0].is_none() {
+        bed.log.create(&[topic]).unwrap();
+    }
+    let mut stage = bed.agent();
+    stage["views"]["flights"]["indexes"] =
+        json!([{"name": "byGate", "key": {"one": "value.gate"}}]);
+    let own = &mut stage["role"]["agent"];
+    own["trigger"]["input"] = json!(input);
+    for (name, value) in trigger.as_object().unwrap() {
+        own["trigger"][name] = value.clone();
+    }
+    own["outputs"][0]["value"] = json!("{'asked': event.text, 'turns': size(conversation)}");
+    stage
+}
+
+/// One whose runs have the session as key, which is not the record's.
+fn by_session(bed: &Bed) -> Value {
+    agent(bed, &json!({"key": "event.session"}))
+}
+
+/// One that runs for each flight at the gate that is asked for.
+fn by_flight(bed: &Bed) -> Value {
+    let lookup = json!({
+        "view": "flights", "by": {"key": "event.gate"}, "index": "byGate", "where": "!has(value.closed)",
+        "orderBy": null, "order": "Ascending", "limit": 1,
+    });
+    let mut stage = agent(bed, &json!({"forEach": lookup}));
+    stage["role"]["agent"]["outputs"][0]["value"] =
+        json!("{'asked': event.text, 'flight': match._key, 'said': match.gate}");
+    stage
+}
+
+fn question(bed: &Bed, n: usize) -> NewRecord {
+    let session = format!("s{}", n % SESSIONS);
+    let value = json!({"text": format!("q{n}"), "session": session, "flight": "none"});
+    bed.record("questions", &format!("k{n}"), &value)
+}
+
+async fn idle(bed: &Bed, handle: &Handle) {
+    let begun = Instant::now();
+    while !stage::idle([handle], &*bed.log).unwrap() {
+        assert!(begun.elapsed() < DEADLINE, "{:#?}", handle.status());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Each question is answered once, and each session remembers all that was said in it before.
+fn check_sessions(bed: &Bed, questions: usize) {
+    let answers = bed.read("answers");
+    let asked: BTreeSet<&str> = answers
+        .iter()
+        .map(|seen| seen.value["asked"].as_str().unwrap())
+        .collect();
+    assert_eq!((answers.len(), asked.len()), (questions, questions));
+    for session in 0..SESSIONS {
+        let key = format!("s{session}");
+        let of: Vec<&Seen> = answers.iter().filter(|seen| seen.key == key).collect();
+        let turns: Vec<_> = of
+            .iter()
+            .map(|seen| seen.value["turns"].as_u64().unwrap())
+            .collect();
+        let expected: Vec<u64> = (0..turns.len() as u64).map(|n| 2 * n).collect();
+        assert_eq!(turns, expected, "{key}");
+        assert_eq!(of.len(), questions / SESSIONS, "{key}");
+    }
+    let taken = bed.read("agent.helper.in");
+    let distinct: BTreeSet<String> = taken
+        .iter()
+        .map(|seen| seen.value["text"].to_string())
+        .collect();
+    assert_eq!((taken.len(), distinct.len()), (questions, questions));
+}
+
+pub async fn a_key_that_is_not_the_records_orders_runs_across_crashes(mut bed: Bed) {
+    const QUESTIONS: usize = 120;
+    let (model, _) = Counting::model(Duration::from_millis(1));
+    bed.models.insert("chat".to_owned(), model);
+    let stage = by_session(&bed);
+    let mut writer = bed.writer();
+    for round in 0..4 {
+        let handle = bed.start(&stage);
+        let of = QUESTIONS / 4;
+        for n in round * of..(round + 1) * of {
+            writer.write(&[question(&bed, n)]).unwrap();
+        }
+        // Somewhere in the middle of the round.
+        bed.follow("answers").wait(round * of + 3);
+        handle.crash().await;
+    }
+    let handle = bed.started(&stage).await;
+    bed.follow("answers").wait(QUESTIONS);
+    idle(&bed, &handle).await;
+    check_sessions(&bed, QUESTIONS);
+    let audits = bed.read("agent.helper.runs");
+    let runs: BTreeSet<_> = audits.iter().map(|audit| &audit.key).collect();
+    assert_eq!((audits.len(), runs.len()), (QUESTIONS, QUESTIONS));
+    let answer = &bed.read("answers")[0];
+    // Who asks where it came from is led to the event, not to the copy.
+    let trigger = &answer.headers["headwater-trigger"];
+    assert!(trigger.starts_with(&bed.topic("questions-")), "{trigger}");
+    assert_eq!(&answer.headers["headwater-root"], trigger);
+    assert!(
+        audits
+            .iter()
+            .any(|audit| audit.value["trigger"]["position"] == json!(trigger))
+    );
+    handle.crash().await;
+}
+
+pub async fn events_are_taken_in_once_when_transactions_go_wrong(mut bed: Bed) {
+    const QUESTIONS: usize = 100;
+    let (model, _) = Counting::model(Duration::ZERO);
+    bed.models.insert("chat".to_owned(), model);
+    let services = stage::Services {
+        log: Arc::new(Faulty {
+            inner: Arc::clone(&bed.log),
+            random: Arc::new(Random::seeded(7)),
+            fenced: Arc::default(),
+        }),
+        ..bed.services()
+    };
+    let handle = bed.start_with(&by_session(&bed), services);
+    ready(&handle).await;
+    let mut writer = bed.writer();
+    for n in 0..QUESTIONS {
+        writer.write(&[question(&bed, n)]).unwrap();
+    }
+    bed.follow("answers").wait(QUESTIONS);
+    idle(&bed, &handle).await;
+    check_sessions(&bed, QUESTIONS);
+    handle.crash().await;
+}
+
+pub async fn where_an_agent_with_an_input_log_begins_is_fixed_once(bed: Bed) {
+    let mut stage = by_session(&bed);
+    stage["role"]["agent"]["trigger"]["startFrom"] = json!("Latest");
+    let mut writer = bed.writer();
+    writer.write(&[question(&bed, 0)]).unwrap();
+    let handle = bed.started(&stage).await;
+    handle.crash().await;
+    writer.write(&[question(&bed, 1)]).unwrap();
+    let handle = bed.started(&stage).await;
+    writer.write(&[question(&bed, 2)]).unwrap();
+    bed.follow("answers").wait(2);
+    idle(&bed, &handle).await;
+    let answers = bed.read("answers");
+    let asked: BTreeSet<&str> = answers
+        .iter()
+        .map(|seen| seen.value["asked"].as_str().unwrap())
+        .collect();
+    assert_eq!(asked, BTreeSet::from(["q1", "q2"]));
+    handle.crash().await;
+}
+
+pub async fn a_trigger_runs_for_each_row_that_was_acknowledged_before_it(bed: Bed) {
+    const GATES: usize = 20;
+    let handle = bed.started(&by_flight(&bed)).await;
+    let mut writer = bed.writer();
+    for gate in 0..GATES {
+        let flights: Vec<_> = (0..gate)
+            .map(|n| flight(&bed, &format!("G{gate}F{n}"), &format!("G{gate}")))
+            .chain([bed.record(
+                "flights",
+                &format!("closed{gate}"),
+                &json!({"gate": format!("G{gate}"), "closed": true}),
+            )])
+            .collect();
+        writer.write(&flights).unwrap();
+        let value =
+            json!({"text": format!("q{gate}"), "gate": format!("G{gate}"), "flight": "none"});
+        writer
+            .write(&[bed.record("questions", "any", &value)])
+            .unwrap();
+    }
+    // One for each of its flights: more than `limit`, none that is closed, and none of a gate without flights.
+    let count = (0..GATES).sum();
+    bed.follow("answers").wait(count);
+    idle(&bed, &handle).await;
+    let answers = bed.read("answers");
+    assert_eq!(answers.len(), count);
+    let mut triggers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for answer in &answers {
+        let (flight, gate) = (&answer.value["flight"], &answer.value["said"]);
+        // The row's key is the run's, and so the output's.
+        assert_eq!(*flight, json!(answer.key));
+        let asked = format!("q{}", &gate.as_str().unwrap()[1..]);
+        assert_eq!(answer.value["asked"], json!(asked));
+        triggers
+            .entry(&answer.headers["headwater-trigger"])
+            .or_default()
+            .insert(&answer.headers["headwater-run"]);
+    }
+    let runs: usize = triggers.values().map(BTreeSet::len).sum();
+    assert_eq!((triggers.len(), runs), (GATES - 1, count));
+    handle.crash().await;
+}
+
+pub async fn what_an_intake_refuses_ends_as_every_trigger_does(bed: Bed) {
+    let handle = bed.started(&by_flight(&bed)).await;
+    let mut writer = bed.writer();
+    let mut bad = bed.record("questions", "bad", &Value::Null);
+    bad.value = Some(b"{".to_vec());
+    bad.headers = vec![("trace".to_owned(), Some(b"7".to_vec()))];
+    let gateless = bed.record("questions", "gateless", &json!({"text": "where?"}));
+    let good = bed.record(
+        "questions",
+        "good",
+        &json!({"text": "q", "gate": "G", "flight": "F"}),
+    );
+    let flights = [flight(&bed, "F", "G")];
+    writer.write(&flights).unwrap();
+    writer.write(&[bad, gateless, good]).unwrap();
+    bed.follow("answers").wait(1);
+    bed.follow("agent.helper.dead").wait(2);
+    idle(&bed, &handle).await;
+    assert_eq!(bed.read("answers").len(), 1);
+    let mut letters = bed.read("agent.helper.dead");
+    letters.sort_by(|a, b| a.headers["headwater-reason"].cmp(&b.headers["headwater-reason"]));
+    let reasons: Vec<&str> = letters
+        .iter()
+        .map(|letter| letter.headers["headwater-reason"].as_str())
+        .collect();
+    assert_eq!(reasons, ["AbsentField", "NotJson"]);
+    let letter = &letters[1];
+    // As it came, and from where: nothing of how it went through the log.
+    assert_eq!(letter.value, json!("{"));
+    assert_eq!(letter.headers["trace"], "7");
+    assert_eq!(letter.headers["headwater-key"], "bad");
+    let position = &letter.headers["headwater-position"];
+    assert!(position.starts_with(&bed.topic("questions-")), "{position}");
+    assert!(letter.headers.keys().all(|name| !name.starts_with("hw-")));
+    let audits = bed.read("agent.helper.runs");
+    let mut outcomes: Vec<&str> = audits
+        .iter()
+        .map(|audit| audit.value["outcome"].as_str().unwrap())
+        .collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["Done", "Failed", "Failed"]);
+    assert_eq!(handle.status().dead_letters, 2);
+    handle.crash().await;
+}
+
+pub async fn an_intake_stands_still_where_its_source_says_so(bed: Bed) {
+    let mut stage = by_flight(&bed);
+    stage["sources"]["questions"]["invalidRecords"] = json!("Stop");
+    let handle = bed.started(&stage).await;
+    let mut writer = bed.writer();
+    writer.write(&[flight(&bed, "F", "G")]).unwrap();
+    let good = |key: &str| {
+        bed.record(
+            "questions",
+            key,
+            &json!({"text": "q", "gate": "G", "flight": "F"}),
+        )
+    };
+    let bad = bed.record(
+        "questions",
+        "bad",
+        &json!({"text": "where?", "flight": "F"}),
+    );
+    writer.write(&[good("bad")]).unwrap();
+    bed.follow("answers").wait(1);
+    writer.write(&[bad]).unwrap();
+    until(&handle, "stopped", |handle| {
+        handle
+            .status()
+            .problems
+            .iter()
+            .any(|problem| problem.reason == "Stopped")
+    })
+    .await;
+    // What comes after it waits; other partitions go on.
+    writer.write(&[good("bad")]).unwrap();
+    let other = (0..).map(|n| format!("k{n}")).find(|key| {
+        let of = |key: &str| headwater_engine::key::partition_of(key.as_bytes(), PARTITIONS);
+        of(key) != of("bad")
+    });
+    writer.write(&[good(&other.unwrap())]).unwrap();
+    bed.follow("answers").wait(2);
+    idle(&bed, &handle).await;
+    assert_eq!(bed.read("answers").len(), 2);
+    assert_eq!(bed.read("agent.helper.dead").len(), 0);
+    handle.crash().await;
+    // A definition that takes it goes on where it stood.
+    stage["role"]["agent"]["trigger"]["forEach"]["by"] = json!({"key": "event.?gate.orValue('G')"});
+    let handle = bed.started(&stage).await;
+    bed.follow("answers").wait(4);
+    idle(&bed, &handle).await;
+    assert_eq!(bed.read("answers").len(), 4);
+    handle.crash().await;
+}
