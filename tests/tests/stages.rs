@@ -24,6 +24,8 @@ mod life;
 mod look;
 #[path = "stages/models.rs"]
 mod models;
+#[path = "stages/steps.rs"]
+mod steps;
 #[path = "stages/triggers.rs"]
 mod triggers;
 #[path = "stages/views.rs"]
@@ -59,6 +61,11 @@ on_both_logs!(
     answers::an_update_is_in_the_next_answer,
     faults::bad_records_are_dead_letters,
     faults::a_failing_model_is_given_up_and_the_next_key_goes_on,
+    steps::a_journaled_step_is_not_repeated_after_a_crash,
+    steps::steps_are_journaled_once_across_crashes,
+    steps::a_retry_goes_on_after_the_journaled_step,
+    steps::a_repair_that_does_not_fit_fails_the_run_at_once,
+    steps::a_step_that_is_too_large_is_not_journaled_and_the_run_goes_on,
     life::every_trigger_is_answered_once_across_crashes,
     views::a_view_goes_on_from_its_checkpoint,
     views::several_sources_are_one_view,
