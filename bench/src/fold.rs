@@ -1,7 +1,8 @@
 //! Events folded per CPU-second, over what a bare librdkafka consumer reads per CPU-second from the same topic,
 //! and over what Kafka Streams folds.
 
-use crate::data::{self, Bed};
+use crate::bed::Bed;
+use crate::data;
 use crate::measure::{cpu_of, load, median};
 use crate::{Result, streams};
 use headwater_engine::record::TopicPartition;

@@ -5,7 +5,8 @@
 //! Every event changes a value, so that the reader's count of changes tells which event it holds.
 
 use crate::Result;
-use crate::data::{Bed, active};
+use crate::bed::Bed;
+use crate::data::active;
 use crate::measure::load;
 use crate::stages::{Place, services, until, views_are_there};
 use headwater_runtime::observe::Happening;

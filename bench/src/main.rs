@@ -8,16 +8,30 @@
     reason = "a command prints its result"
 )]
 
-#[cfg(feature = "assemble")]
+#[cfg(feature = "kafka")]
+mod answer;
 mod assemble;
+#[cfg(feature = "kafka")]
+mod bed;
+#[cfg(feature = "kafka")]
+mod committed;
 mod data;
 mod engine;
+#[cfg(feature = "kafka")]
 mod fold;
+#[cfg(feature = "kafka")]
 mod latency;
 mod measure;
+#[cfg(feature = "kafka")]
 mod restore;
+#[cfg(feature = "kafka")]
+mod runs;
+#[cfg(feature = "kafka")]
 mod stages;
+#[cfg(feature = "kafka")]
 mod streams;
+mod travel;
+#[cfg(feature = "kafka")]
 mod up;
 
 use std::process::ExitCode;
@@ -29,15 +43,24 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
-        ["fold"] => fold::run(),
         ["engine"] => engine::run(),
-        ["latency"] => latency::run(),
-        ["restore"] => restore::run(),
-        ["up"] => up::run(),
-        #[cfg(feature = "assemble")]
         ["assemble"] => assemble::run(),
+        #[cfg(feature = "kafka")]
+        ["answer"] => answer::run(),
+        #[cfg(feature = "kafka")]
+        ["runs"] => runs::run(),
+        #[cfg(feature = "kafka")]
+        ["fold"] => fold::run(),
+        #[cfg(feature = "kafka")]
+        ["latency"] => latency::run(),
+        #[cfg(feature = "kafka")]
+        ["restore"] => restore::run(),
+        #[cfg(feature = "kafka")]
+        ["up"] => up::run(),
         _ => {
-            eprintln!("usage: headwater-bench fold | engine | restore | latency | up | assemble");
+            eprintln!(
+                "usage: headwater-bench fold | engine | restore | latency | up | assemble | runs | answer"
+            );
             return ExitCode::from(2);
         }
     };

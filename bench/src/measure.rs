@@ -52,3 +52,26 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
+
+/// The middle of figures, and what one in a hundred exceeds.
+pub struct Spread {
+    pub p50: f64,
+    pub p99: f64,
+}
+
+pub fn spread(mut values: Vec<f64>) -> Spread {
+    values.sort_by(f64::total_cmp);
+    let at = |share: usize| {
+        let place = (values.len() * share / 100).min(values.len().saturating_sub(1));
+        values.get(place).copied().unwrap_or(f64::NAN)
+    };
+    Spread {
+        p50: at(50),
+        p99: at(99),
+    }
+}
+
+/// Bytes in millions.
+pub fn megabytes(bytes: usize) -> f64 {
+    bytes as f64 / 1e6
+}

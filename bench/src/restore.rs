@@ -4,7 +4,8 @@
 //! The reader is an agent's stage, from its start until its view has caught up.
 
 use crate::Result;
-use crate::data::{self, Bed};
+use crate::bed::Bed;
+use crate::data;
 use crate::fold::consume;
 use crate::measure::{cpu_of, load};
 use crate::stages::{Place, services, until, views_are_there};

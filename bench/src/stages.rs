@@ -1,7 +1,8 @@
 //! Stages as pods run them, on the benchmark's broker: a view's own, and an agent that reads the view.
 
 use crate::Result;
-use crate::data::{self, Bed};
+use crate::bed::Bed;
+use crate::data;
 use headwater_engine::config::{self, Stage};
 use headwater_runtime::log::Log;
 use headwater_runtime::stage::{self, Handle, Phase, Services};

@@ -4,7 +4,7 @@
 //! and garbage collector included, over the million after it.
 
 use crate::Result;
-use crate::data::Bed;
+use crate::bed::Bed;
 use crate::fold::{EVENTS, KEYS};
 use crate::measure::cpu_of_process;
 use std::io::{BufRead, BufReader};
