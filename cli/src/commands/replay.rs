@@ -18,12 +18,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Arguments {
     /// Name of the Agent.
     agent: String,
-    /// The run: its id, as `headwater prompts` shows it, or the beginning of it.
-    #[arg(long, value_name = "ID", required_unless_present = "all")]
-    run: Option<String>,
-    /// Every run that the audit still has; those that are not the same are listed.
-    #[arg(long, conflicts_with = "run")]
-    all: bool,
+    #[command(flatten)]
+    which: Wanted,
     /// Other templates: a manifest that has the Agent, changed (.yaml, .yml, .json), or a file that is one template.
     #[arg(long, value_name = "FILE")]
     with: Option<PathBuf>,
@@ -34,6 +30,17 @@ pub(crate) struct Arguments {
     to: Where,
     #[arg(long, value_enum, default_value_t)]
     output: OutputFormat,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Wanted {
+    /// The run: its id, as `headwater prompts` shows it, or the beginning of it.
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+    /// Every run that the audit still has; those that are not the same are listed.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -51,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
     let replay = Replay {
         namespace: arguments.to.namespace(),
         agent: arguments.agent.clone(),
-        which: arguments.run.clone().map_or(Which::All, Which::Run),
+        which: arguments.which.run.clone().map_or(Which::All, Which::Run),
         with: templates,
     };
     let replayed = block_on(target.replay(replay))?;
@@ -65,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Error> {
 
 /// Whoever asked for a proof and did not get it has to see it from the exit code.
 fn verdict(arguments: &Arguments, replayed: &Replayed) -> Result<(), Error> {
-    match (arguments.all, replayed.runs.first()) {
+    match (arguments.which.all, replayed.runs.first()) {
         (false, Some(run)) if matches!(run.verdict, Verdict::Refused | Verdict::NoPrompt) => {
             let reason = run.reason.as_deref().unwrap_or_default();
             Err(Error::refused(format!("run {}: {reason}", run.run)))
@@ -84,8 +91,9 @@ fn shown(terminal: &Terminal, arguments: &Arguments, replayed: &Replayed) -> Str
         .as_ref()
         .map(|file| file.display().to_string());
     let name = name.as_deref().map(|name| clean(name, false));
-    if !arguments.all {
-        let run = replayed.runs.first();
+    if !arguments.which.all {
+        // What was refused is said as the error.
+        let run = replayed.runs.first().filter(|run| run.rendered.is_some());
         return run.map_or_else(String::new, |run| one(terminal, run, name.as_deref()));
     }
     let mut text = String::new();

@@ -1,16 +1,16 @@
 //! A view as the log has it now, for whoever has no stage to ask: restored from its state topic and folded on, as
-//! every reader of it does.
+//! every reader of it does, and no further than where it stands still.
 
 use super::{Gateway, missing};
 use crate::dump;
 use crate::error::Error;
-use headwater_engine::config::{Stage, View};
+use headwater_engine::config::{Input, InvalidRecords, Stage, View};
 use headwater_engine::key::Key;
 use headwater_engine::names::MARK_KEY;
 use headwater_engine::record::TopicPartition;
 use headwater_engine::view::{Definition, Partition};
 use headwater_runtime::log::{Start, Watermarks};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Gateway {
@@ -65,11 +65,30 @@ impl Gateway {
                 readable.then_some((at, start))
             })
             .collect();
+        let stops = stops(stage, view);
+        let mut still = BTreeSet::new();
         dump::scan_from(&*self.log, topic, &starts, &mut |record| {
-            if let Some(state) = states.get_mut(&record.partition) {
-                state.fold(record);
+            if let Some(state) = states.get_mut(&record.partition)
+                && !still.contains(&record.partition)
+            {
+                let folded = state.fold(record);
+                if stops && folded.fault.is_some() {
+                    still.insert(record.partition);
+                }
             }
         })?;
         Ok(states)
+    }
+}
+
+/// Whether a partition stands still at a record that cannot be folded. An input log of the view's own holds only what its
+/// intake let through.
+fn stops(stage: &Stage, view: &View) -> bool {
+    match &view.input {
+        Input::Source { topic } => stage
+            .sources
+            .values()
+            .any(|source| source.topic == *topic && source.invalid_records == InvalidRecords::Stop),
+        Input::Own { .. } => false,
     }
 }

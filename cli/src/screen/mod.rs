@@ -6,6 +6,7 @@
 pub(crate) mod difference;
 pub(crate) mod prompt;
 mod run;
+mod slots;
 mod words;
 
 use crate::error::Error;

@@ -1,9 +1,11 @@
 //! One run on the screen: what triggered it, what it read and from where, the prompt, the answer.
 
-use super::words::{age, count, counted, duration};
+use super::slots;
+use super::words::{counted, duration};
 use super::{Show, prompt};
 use crate::terminal::{Style, Terminal, clean, fit, wrap};
-use headwater_engine::audit::{Outcome, Record, Slot};
+use headwater_engine::audit::{Call, Model, Outcome, Record};
+use headwater_engine::time::rfc3339;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -34,12 +36,17 @@ pub(super) fn brief(record: &Record, milliseconds: Option<u64>, terminal: &Termi
     ) {
         (Some(failure), _) => format!("{}: {}", failure.reason, failure.message),
         (None, Some(answer)) => answer.clone(),
-        (None, None) => format!("{:?}", record.outcome),
+        (None, None) => without_answer(record).to_owned(),
     };
     let took = milliseconds
         .map(|milliseconds| format!(" in {}", duration(milliseconds)))
         .unwrap_or_default();
-    let line = format!("{}{}: {}", title(record), took, clean(&what, false));
+    // In the past the run is what one goes on with: its prompt, or to replay it.
+    let id = match milliseconds {
+        None => format!("{}  ", record.run),
+        Some(_) => String::new(),
+    };
+    let line = format!("{id}{}{took}: {}", title(record), clean(&what, false));
     format!("{}\n", fit(&line, terminal.width))
 }
 
@@ -58,6 +65,7 @@ pub(super) fn whole(
             terminal.paint(Style::Heading, &format!("{label:<LABEL$}"))
         ));
     };
+    line("Run", &about(record));
     let event = record
         .input
         .as_ref()
@@ -83,8 +91,11 @@ pub(super) fn whole(
         ),
     );
     if !record.slots.is_empty() {
-        line("Context", &freshness(record));
-        text.push_str(&slots(&record.slots, terminal));
+        line("Context", &slots::freshness(record));
+        text.push_str(&slots::table(&record.slots, terminal));
+        if show == Show::Full {
+            text.push_str(&slots::origins(&record.slots, terminal));
+        }
     }
     let mut line = |label: &str, content: &str| {
         text.push_str(&format!(
@@ -107,76 +118,111 @@ pub(super) fn whole(
         }
     }
     text.push_str(&ending(record, milliseconds, terminal));
+    if let (None, Some(timing)) = (milliseconds, timing(record)) {
+        text.push_str(&format!(
+            "{} {timing}\n",
+            terminal.paint(Style::Heading, &format!("{:<LABEL$}", "Timing"))
+        ));
+    }
     text
 }
 
-/// Whether the views held everything that was in the log, or what they lacked.
-fn freshness(record: &Record) -> String {
-    let behind: Vec<String> = record
-        .slots
-        .iter()
-        .flat_map(|slot| &slot.behind)
-        .map(|behind| {
-            format!(
-                "{} at {} of {}",
-                behind.partition, behind.position, behind.end
-            )
-        })
-        .collect();
-    if behind.is_empty() {
-        "everything that was in the log when the trigger arrived".to_owned()
-    } else {
-        format!("behind the log in {}", behind.join(", "))
+/// Its id, and what is not usual of it.
+fn about(record: &Record) -> String {
+    let mut text = record.run.clone();
+    if record.attempt > 1 {
+        text.push_str(&format!(", attempt {}", record.attempt));
+    }
+    if record.hops > 1 {
+        text.push_str(&format!(
+            ", hop {} of the chain that began at {}",
+            record.hops, record.root
+        ));
+    }
+    text
+}
+
+/// Why there is neither an answer nor a failure.
+fn without_answer(record: &Record) -> &'static str {
+    match record.outcome {
+        Outcome::Skipped => "`when` is false",
+        Outcome::Duplicate => "a run of the same `once` key was done before, or waits",
+        Outcome::Coalesced => "a newer trigger of its key took its place",
+        // The audit may hold hashes only.
+        _ if record.model.is_some() => "the answer is not in the audit",
+        _ => "no model; the outputs are made from the event and the context",
     }
 }
 
-/// A table: slot, view, rows, where the newest row comes from, how old it is.
-fn slots(slots: &[Slot], terminal: &Terminal) -> String {
-    let rows: Vec<[String; 5]> = slots
-        .iter()
-        .map(|slot| {
-            let newest = slot.rows.iter().max_by_key(|row| row.time);
-            let mut rows = count(slot.count);
-            if slot.omitted > 0 {
-                rows.push_str(&format!(" (+{} omitted)", slot.omitted));
-            }
-            if !slot.missing.is_empty() {
-                rows.push_str(&format!(" ({} missing)", slot.missing.len()));
-            }
-            let mut old = slot.age_seconds.map(age).unwrap_or_default();
-            if slot.stale {
-                old.push_str(" stale");
-            }
-            [
-                slot.slot.clone(),
-                slot.view.clone(),
-                rows,
-                newest
-                    .map(|row| row.position.to_string())
-                    .unwrap_or_default(),
-                old,
-            ]
-        })
-        .collect();
-    let heads = ["slot", "view", "rows", "newest from", "age"];
-    let widths: Vec<usize> = (0..heads.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([heads[column].len()]).max().unwrap_or_default()
-        })
-        .collect();
-    let row = |cells: &[&str]| {
-        let cells: Vec<String> = cells
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        format!("  {}", cells.join("  ").trim_end())
+/// How long it waited for its views, its model and the rest.
+fn timing(record: &Record) -> Option<String> {
+    let assembled = record.assembled_at?;
+    let mut parts = Vec::new();
+    if let Some(waited) = record.waited_ms {
+        parts.push(format!("{} for the views", duration(waited)));
+    }
+    parts.push(format!("assembled at {}", rfc3339(assembled)));
+    if let Some(model) = &record.model {
+        let asked: u64 = model.calls.iter().map(|call| call.milliseconds).sum();
+        parts.push(format!("{} at the model", duration(asked)));
+    }
+    let rest = u64::try_from(record.finished_at - assembled).unwrap_or_default();
+    parts.push(format!("ended {} after it was assembled", duration(rest)));
+    Some(parts.join(", "))
+}
+
+/// `by model chat, 1,041 tokens in, 88 out`
+fn asked(model: &Model) -> String {
+    let mut text = format!("by model {}", model.name);
+    if model.calls.len() > 1 {
+        text.push_str(&format!(" at the {} call", ordinal(model.calls.len())));
+    }
+    let tokens = |tokens: u64, way: &str| {
+        format!(
+            ", {} {way}",
+            counted(usize::try_from(tokens).unwrap_or(usize::MAX), "token")
+        )
     };
-    let mut text = format!("{}\n", terminal.paint(Style::Faint, &row(&heads)));
-    for cells in &rows {
-        let cells: Vec<&str> = cells.iter().map(String::as_str).collect();
-        text.push_str(&format!("{}\n", fit(&row(&cells), terminal.width)));
+    if let Some(read) = model.usage.input_tokens {
+        text.push_str(&tokens(read, "in"));
+    }
+    if let Some(written) = model.usage.output_tokens {
+        text.push_str(&tokens(written, "out"));
+    }
+    if !matches!(model.finish_reason.as_str(), "" | "stop") {
+        text.push_str(&format!(
+            ", ended by {}",
+            clean(&model.finish_reason, false)
+        ));
+    }
+    text
+}
+
+fn ordinal(number: usize) -> String {
+    match number {
+        2 => "second".to_owned(),
+        3 => "third".to_owned(),
+        other => format!("{other}th"),
+    }
+}
+
+/// Answers that did not fit the result's schema, and why.
+fn rejected(calls: &[Call], terminal: &Terminal) -> String {
+    let mut text = String::new();
+    for call in calls {
+        let Some(why) = &call.rejected else {
+            continue;
+        };
+        let answer = call.answer.as_deref().unwrap_or("(not in the audit)");
+        let line = format!(
+            "rejected: {}; it was: {}",
+            clean(why, false),
+            clean(answer, false)
+        );
+        text.push_str(&format!(
+            "  {}\n",
+            terminal.paint(Style::Bad, &fit(&line, terminal.width.saturating_sub(2)))
+        ));
     }
     text
 }
@@ -204,16 +250,25 @@ fn ending(record: &Record, milliseconds: Option<u64>, terminal: &Terminal) -> St
             };
             line("Failed", &format!("{how}{took}"));
             body = format!("{}: {}", failure.reason, failure.message);
+            for output in &failure.outputs {
+                body.push_str(&format!("\nan output failed too: {output}"));
+            }
             style = Style::Bad;
         }
         (None, Some(model)) => {
-            line("Answer", &format!("by model {}{took}", model.name));
-            body = model.answer.clone().unwrap_or_default();
+            line("Answer", &format!("{}{took}", asked(model)));
+            body = match &model.answer {
+                Some(answer) => answer.clone(),
+                None => format!("({})", without_answer(record)),
+            };
         }
-        (None, None) if record.outcome == Outcome::Skipped => {
-            line("Skipped", &format!("`when` is false{took}"))
-        }
-        (None, None) => line("Done", &format!("no model; the prompt is the result{took}")),
+        (None, None) => line(
+            &format!("{:?}", record.outcome),
+            &format!("{}{took}", without_answer(record)),
+        ),
+    }
+    if let Some(model) = &record.model {
+        text.push_str(&rejected(&model.calls, terminal));
     }
     if !body.is_empty() {
         for part in wrap(
