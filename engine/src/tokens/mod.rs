@@ -3,10 +3,12 @@
 //! Every budget counts by this one vocabulary, whatever the model: a prompt must not change because
 //! a model is exchanged. Exact for models that use o200k, an estimate for others.
 //!
-//! Counting is on the path of every run, so most text never reaches the regular expressions of the
-//! reference tokenizer: pieces of ASCII are cut by hand, and a piece that is itself a token counts
-//! one. A piece that touches anything else is cut by the reference tokenizer. Invariant: the count
+//! Counting is on the path of every run, so lines that were counted before are looked up (`lines`), and
+//! of the others most text never reaches the regular expressions of the reference tokenizer: pieces of
+//! ASCII are cut by hand, and a piece that is itself a token counts one. A piece that touches anything else is cut by the reference tokenizer. Invariant: the count
 //! equals the reference tokenizer's for every text (a property test holds it).
+
+mod lines;
 
 use bpe_openai::{Tokenizer, o200k_base};
 use std::collections::HashSet;
@@ -20,6 +22,10 @@ pub const REPLY_OVERHEAD: usize = 3;
 
 /// The tokens of `text` alone.
 pub fn count(text: &str) -> usize {
+    lines::count(text)
+}
+
+fn count_pieces(text: &str) -> usize {
     let mut rest = text;
     let mut tokens = 0;
     while !rest.is_empty() {
@@ -198,7 +204,11 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str) {
-        assert_eq!(count(text), o200k_base().count(text), "{text:?}");
+        let expected = o200k_base().count(text);
+        assert_eq!(count_pieces(text), expected, "{text:?}");
+        assert_eq!(count(text), expected, "{text:?}");
+        // As it is remembered.
+        assert_eq!(count(text), expected, "{text:?}");
     }
 
     #[test]
@@ -230,7 +240,41 @@ mod tests {
         check(&"a".repeat(20_000));
     }
 
+    #[test]
+    fn parts_end_where_no_piece_reaches_across() {
+        for text in [
+            "some words in a line\n",
+            "some words in a line\n\n  and a line that is set in\n",
+            "some words in a line!\n/and a slash that follows\n\r\n",
+            "some words in a line \n \n \u{3000}and a wide space\n\u{a0}",
+            "some words in a line\r\n- and a list's item\r\n\t",
+        ] {
+            check(text);
+            check(&text.repeat(3));
+        }
+        let long = "words and words of a line that's long, 1 2 3 a b it's we'll ".repeat(20);
+        check(&long);
+        check(&long.replace(' ', "  "));
+        check(&long.replace(' ', ""));
+        check(&long.replace('a', "\u{e9}"));
+    }
+
+    #[test]
+    fn more_lines_than_are_remembered() {
+        let lines: String = (0..20_000)
+            .map(|n| format!("line number {n}, some text\n"))
+            .collect();
+        check(&lines);
+    }
+
     proptest! {
+        #[test]
+        fn lines_count_as_the_reference_does(
+            text in "((word |it's |HW117, |1,234.5 |\u{e9}t\u{e9} |- |// ){1,60}(\n|\r\n|\n\n| \n |\n/|\n\u{3000}|!\n|\n\t)){1,6}"
+        ) {
+            check(&text);
+        }
+
         #[test]
         fn any_text_counts_as_the_reference_does(text in "\\PC{0,80}") {
             check(&text);
