@@ -191,8 +191,8 @@ impl Lookup {
                 .collect(),
             (Some(keys), index) => {
                 let mut rows = Vec::new();
-                // Several index keys may lead to one row: it stands where it was found first.
-                let mut seen = BTreeSet::new();
+                // Several index keys may lead to one row: it stands where it was found first. Keys themselves are distinct.
+                let mut seen = (index.is_some() && keys.len() > 1).then(BTreeSet::new);
                 for key in keys {
                     let found = match index {
                         Some(index) => view.by_index(index, key, at),
@@ -202,11 +202,14 @@ impl Lookup {
                     if found.is_empty() {
                         missing.push(key.clone());
                     }
-                    rows.extend(
-                        found
-                            .into_iter()
-                            .filter(|row| history || seen.insert(row.key.clone())),
-                    );
+                    match &mut seen {
+                        Some(seen) => rows.extend(
+                            found
+                                .into_iter()
+                                .filter(|row| history || seen.insert(row.key.clone())),
+                        ),
+                        None => rows.extend(found),
+                    }
                 }
                 rows
             }
