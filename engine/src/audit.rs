@@ -15,6 +15,7 @@
 //!    "count": 1, "omitted": 0, "missing": [], "asOf": 1764016517000, "ageSeconds": 1,
 //!    "staleSeconds": 0, "stale": false,
 //!    "covered": [{"partition": "shop.flights-2", "next": 8}], "behind": []}],
+//!  "now": [],
 //!  "turns": {"shown": 2, "omitted": 0},
 //!  "prompt": {"hash": "2c26...", "tokens": 812, "messages": [{"content": "...", "role": "system"}]},
 //!  "input": {"event": {}, "context": {}, "meta": {}, "conversation": [], "run": {}},
@@ -25,7 +26,7 @@
 //!  "values": "Full"}
 //! ```
 //!
-//! `rows` names the rows that were shown; `input` is the template input, from which the same templates
+//! `now` has the slots that outputs read once more, as `slots` has the others. `rows` names the rows that were shown; `input` is the template input, from which the same templates
 //! give the same prompt. Times are milliseconds since the epoch. `values` says what of the content is
 //! there: `Full`; `Hashes`: neither messages, input nor answer, and keys as `sha256:` and their hash;
 //! `Packed`: as it was over 900 KiB, messages, input and answer are left out here, and the whole record
@@ -111,6 +112,9 @@ pub struct Record {
     pub finished_at: i64,
     #[serde(default)]
     pub slots: Vec<Slot>,
+    /// Slots that were read once more when the model had answered, for outputs; all of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub now: Vec<Slot>,
     #[serde(default)]
     pub turns: Turns,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +127,9 @@ pub struct Record {
     pub outputs: Vec<Written>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// The run that was done before, or that takes the place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
     pub values: Values,
 }
 
@@ -136,6 +143,9 @@ pub struct Trigger {
     /// Event time T, at which the run reads.
     pub time: i64,
     pub key: Option<String>,
+    /// The row that the run is for, where one trigger starts several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row: Option<String>,
 }
 
 /// One slot as it was read and shown.
@@ -376,7 +386,7 @@ impl Record {
     }
 
     fn leave_rows_out(&mut self) {
-        for slot in &mut self.slots {
+        for slot in self.slots.iter_mut().chain(&mut self.now) {
             slot.keys.clear();
             slot.rows.clear();
             slot.missing.clear();
@@ -403,7 +413,7 @@ impl Record {
         let hash = |key: &mut String| *key = format!("sha256:{}", sha256(key.as_bytes()));
         let mut record = self.without_values(Values::Hashes);
         record.trigger.key.as_mut().map(hash);
-        for slot in &mut record.slots {
+        for slot in record.slots.iter_mut().chain(&mut record.now) {
             slot.keys.iter_mut().for_each(hash);
             slot.missing.iter_mut().for_each(hash);
             slot.rows.iter_mut().for_each(|row| hash(&mut row.key));

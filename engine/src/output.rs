@@ -1,6 +1,6 @@
 //! What a run writes to sources: which outputs, how many records of each, with which key and value.
 //!
-//! An output for `outcome: Done` sees `result` (with a model) and `prompt`; one for `outcome: Failed`
+//! An output for `outcome: Done` sees `result` (with a model), `prompt`, and `now`, the slots read once more; one for `outcome: Failed`
 //! sees `failure`, and null where the run did not get. Headers and partitions are the caller's.
 
 use crate::agent::Scope;
@@ -10,6 +10,7 @@ use crate::fault::{Fault, Reason};
 use crate::key::{Key, type_of};
 use crate::problem::{CompileError, reason};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// A compiled output.
 #[derive(Debug)]
@@ -114,6 +115,30 @@ impl Output {
         self.outcome
     }
 
+    /// Fields of the variable `root` that the expressions read.
+    pub(crate) fn fields_of(&self, root: &str) -> BTreeSet<String> {
+        self.expressions()
+            .flat_map(|expression| expression.fields_of(root))
+            .collect()
+    }
+
+    /// Whether an expression uses the variable `root` other than by its fields.
+    pub(crate) fn reads_whole(&self, root: &str) -> bool {
+        self.expressions()
+            .any(|expression| expression.reads_whole(root))
+    }
+
+    fn expressions(&self) -> impl Iterator<Item = &Expression> {
+        [&self.when, &self.items, &self.key, &self.value]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Whether an expression reads the variable `root`.
+    pub(crate) fn reads(&self, root: &str) -> bool {
+        self.expressions().any(|expression| expression.reads(root))
+    }
+
     /// The records of a run, none where `when` is false or there are no items.
     ///
     /// # Errors
@@ -216,6 +241,9 @@ fn names_of(
     let mut own = names.clone();
     if has_prompt {
         own = own.fields("prompt", ["messages", "tokens", "hash"]);
+    }
+    if output.outcome == Outcome::Done {
+        own = own.fields("now", agent.slots.iter().map(|slot| slot.name.as_str()));
     }
     match output.outcome {
         Outcome::Failed => own.fields("failure", ["reason", "message"]),

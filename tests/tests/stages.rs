@@ -10,6 +10,8 @@
 
 #[path = "stages/answers.rs"]
 mod answers;
+#[path = "stages/attempts.rs"]
+mod attempts;
 #[path = "stages/bed.rs"]
 mod bed;
 #[path = "stages/faults.rs"]
@@ -24,6 +26,8 @@ mod life;
 mod look;
 #[path = "stages/models.rs"]
 mod models;
+#[path = "stages/outages.rs"]
+mod outages;
 #[path = "stages/steps.rs"]
 mod steps;
 #[path = "stages/triggers.rs"]
@@ -61,6 +65,8 @@ on_both_logs!(
     answers::an_update_is_in_the_next_answer,
     faults::bad_records_are_dead_letters,
     faults::a_failing_model_is_given_up_and_the_next_key_goes_on,
+    outages::a_provider_that_is_away_holds_the_runs_and_uses_none_of_their_attempts,
+    outages::a_request_that_is_refused_while_others_are_answered_is_given_up,
     steps::a_journaled_step_is_not_repeated_after_a_crash,
     steps::steps_are_journaled_once_across_crashes,
     steps::a_retry_goes_on_after_the_journaled_step,
@@ -78,6 +84,9 @@ on_both_logs!(
     answers::where_a_new_agent_begins_is_fixed_once,
     faults::stop_stands_still_at_a_bad_record,
     life::two_replicas_share_and_hand_over,
+    attempts::a_run_that_ends_its_process_is_given_up_and_those_beside_it_are_not,
+    attempts::partitions_that_are_left_in_order_tell_so,
+    attempts::runs_of_a_revoked_partition_have_time_to_end,
     faults::a_record_that_cannot_be_written_fails_its_run_alone,
     faults::lost_positions_are_not_guessed,
     life::idle_is_when_nothing_is_left,
@@ -96,6 +105,10 @@ on_both_logs!(
     triggers::a_trigger_runs_for_each_row_that_was_acknowledged_before_it,
     triggers::what_an_intake_refuses_ends_as_every_trigger_does,
     triggers::an_intake_stands_still_where_its_source_says_so,
+    triggers::what_was_done_is_not_done_again_across_crashes,
+    triggers::a_run_that_failed_may_be_tried_by_the_next_trigger,
+    triggers::of_triggers_that_wait_the_newest_runs,
+    triggers::triggers_wait_for_their_keys_run_and_the_newest_of_them_is_next,
 );
 
 fn text(seen: &Seen) -> &str {

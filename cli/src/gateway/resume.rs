@@ -138,11 +138,11 @@ impl Gateway {
                     asked.resource, place.partition, place.bounds.high
                 )));
             }
-            let position = match &place.committed {
-                Some(committed) => committed.offset,
-                None => place.bounds.low,
+            let decision = Intent::Skip(record.offset);
+            let committed = match &place.committed {
+                Some(committed) => decision.committed_over(committed),
+                None => decision.committed(place.bounds.low),
             };
-            let committed = Intent::Skip(record.offset).committed(position);
             let what = format!(
                 "goes past offset {}, which goes to the dead letters",
                 record.offset

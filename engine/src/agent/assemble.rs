@@ -1,5 +1,6 @@
 //! Slots, `when`, prompt (semantics 13): everything before the model.
 
+use super::again::Now;
 use super::scope::Scope;
 use super::slots::Slot;
 use super::{Agent, Trigger};
@@ -79,6 +80,9 @@ pub struct Ready {
     /// What the model said so far that did not end the run: one for each finished step.
     #[serde(skip)]
     pub said: Vec<Reply>,
+    /// What slots read once more.
+    #[serde(skip)]
+    pub(super) now: Option<Now>,
     /// Where the turn goes.
     pub(super) past: NextTurn,
 }
@@ -193,27 +197,14 @@ impl Agent {
     ) -> Result<(), Fault> {
         let name = &slot.plan.name;
         let scope = Scope::new(&trigger.event, draft.input());
-        let read = slot
-            .lookup
-            .read(&scope, context.views, trigger.time)
+        let found = slot
+            .find(&scope, context.views, context.freshness, trigger.time)
             .map_err(|fault| fault.at(format_args!("slot '{name}'")))?;
-        let stale_ms = context
-            .freshness
-            .views
-            .get(slot.lookup.view())
-            .map_or(0, |view| view.stale_ms);
-        let stale = slot.is_stale(stale_ms);
-        if stale && slot.on_stale == OnStale::Fail {
-            return Err(Fault::new(
-                Reason::StaleSlot,
-                format!(
-                    "slot '{name}': the view '{}' last held all that was in the log {stale_ms} ms ago, maxStalenessSeconds allows {} ms",
-                    slot.lookup.view(),
-                    slot.max_staleness_ms.unwrap_or(0),
-                ),
-            ));
-        }
-        let show = !(stale && slot.on_stale == OnStale::Omit);
+        let Found {
+            read,
+            stale_ms,
+            show,
+        } = found;
         if slot.plan.required && (is_empty(&read) || !show) {
             let why = if show {
                 "nothing was found"
@@ -243,7 +234,7 @@ impl Agent {
             .slots
             .iter()
             .zip(draft.slots())
-            .map(|(slot, held)| audited(slot, held, context))
+            .map(|(slot, held)| audited(slot, held, context.freshness, context.assembled_at))
             .collect();
         slots.sort_by(|left, right| left.slot.cmp(&right.slot));
         Ready {
@@ -261,6 +252,7 @@ impl Agent {
             spec_hash: self.spec_hash.clone(),
             template_hash: self.template_hash(),
             said: Vec::new(),
+            now: None,
             past: NextTurn {
                 number: context.conversation.next,
                 ends: context.conversation.ends.clone(),
@@ -269,7 +261,46 @@ impl Agent {
     }
 }
 
+/// What a slot's lookup found.
+pub(super) struct Found {
+    pub(super) read: Read,
+    pub(super) stale_ms: i64,
+    /// Not where it is stale and `onStale` omits it.
+    pub(super) show: bool,
+}
+
 impl Slot {
+    /// Makes the lookup at the time `at`, milliseconds.
+    pub(super) fn find(
+        &self,
+        scope: &Scope<'_>,
+        views: &dyn Views,
+        freshness: &Freshness,
+        at: i64,
+    ) -> Result<Found, Fault> {
+        let read = self.lookup.read(scope, views, at)?;
+        let stale_ms = freshness
+            .views
+            .get(self.lookup.view())
+            .map_or(0, |view| view.stale_ms);
+        let stale = self.is_stale(stale_ms);
+        if stale && self.on_stale == OnStale::Fail {
+            return Err(Fault::new(
+                Reason::StaleSlot,
+                format!(
+                    "the view '{}' last held all that was in the log {stale_ms} ms ago, maxStalenessSeconds allows {} ms",
+                    self.lookup.view(),
+                    self.max_staleness_ms.unwrap_or(0),
+                ),
+            ));
+        }
+        Ok(Found {
+            read,
+            stale_ms,
+            show: !(stale && self.on_stale == OnStale::Omit),
+        })
+    }
+
     fn is_stale(&self, stale_ms: i64) -> bool {
         self.max_staleness_ms.is_some_and(|most| stale_ms > most)
     }
@@ -281,13 +312,14 @@ fn is_empty(read: &Read) -> bool {
 }
 
 /// Rounded up: only a view that holds all is stale by 0.
-fn stale_seconds(stale_ms: i64) -> i64 {
+pub(super) fn stale_seconds(stale_ms: i64) -> i64 {
     stale_ms.max(0).saturating_add(999) / 1_000
 }
 
-fn audited(slot: &Slot, held: &Held, context: &Context<'_>) -> audit::Slot {
+/// `at`: when it was read.
+pub(super) fn audited(slot: &Slot, held: &Held, freshness: &Freshness, at: i64) -> audit::Slot {
     let texts = |keys: &[Key]| keys.iter().map(|key| key.as_str().to_owned()).collect();
-    let freshness = context.freshness.views.get(slot.lookup.view());
+    let freshness = freshness.views.get(slot.lookup.view());
     let stale_ms = freshness.map_or(0, |view| view.stale_ms);
     audit::Slot {
         slot: held.name().to_owned(),
@@ -308,7 +340,7 @@ fn audited(slot: &Slot, held: &Held, context: &Context<'_>) -> audit::Slot {
         omitted: held.omitted(),
         missing: texts(held.missing()),
         as_of: held.as_of(),
-        age_seconds: held.age_seconds(context.assembled_at),
+        age_seconds: held.age_seconds(at),
         stale_seconds: stale_seconds(stale_ms),
         stale: slot.is_stale(stale_ms),
         covered: freshness

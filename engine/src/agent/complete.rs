@@ -7,6 +7,7 @@ use crate::audit::{self, Written};
 use crate::config::Outcome;
 use crate::conversation::{Appended, Turn, turn_records};
 use crate::fault::{Fault, Reason};
+use crate::journal::Change;
 use crate::model::Reply;
 use crate::names::header;
 use crate::output::{Made, Output};
@@ -33,10 +34,16 @@ impl Agent {
                 "the run was to be completed without the model's reply",
             ));
         }
-        let prompt = prompt_value(ready.prompt.as_ref());
+        // A copy of all that was said, which outputs mostly do without.
+        let wanted = reply.is_none()
+            || self
+                .outputs_for(Outcome::Done)
+                .any(|output| output.reads("prompt"));
+        let prompt = prompt_value(ready.prompt.as_ref().filter(|_| wanted));
         let result = reply.map(|reply| self.result(reply)).transpose()?;
         let mut more: Vec<(&str, &Value)> = vec![("prompt", &prompt)];
         more.extend(result.as_ref().map(|result| ("result", result)));
+        more.extend(ready.now.as_ref().map(|now| ("now", &now.values)));
         let mut records = Vec::new();
         let mut written = Vec::new();
         for output in self.outputs_for(Outcome::Done) {
@@ -56,6 +63,12 @@ impl Agent {
             let turn = turn_records(&conversation.topic, partition, turn);
             records.extend(turn.map_err(|error| unwritable(&error))?);
         }
+        let journal: Vec<Change> = self.done(trigger).into_iter().collect();
+        if let Some(topic) = &self.topics.journal {
+            for change in &journal {
+                records.push(change.record(topic, trigger.partition)?);
+            }
+        }
         let mut summary = self.audited(trigger, Some(ready), audit::Outcome::Done, finished_at);
         summary.outputs = written;
         summary.model = reply.and_then(|reply| self.audited_calls(ready, Some(reply)));
@@ -63,7 +76,7 @@ impl Agent {
         Ok(Completion {
             records,
             turn,
-            journal: Vec::new(),
+            journal,
             summary: Arc::new(summary),
         })
     }

@@ -136,6 +136,7 @@ impl Agent {
             timestamp: record.timestamp,
             time,
             key,
+            row: None,
         };
         let mut summary = audit::Record {
             root,
@@ -170,6 +171,7 @@ impl Agent {
             timestamp: trigger.timestamp,
             time: trigger.time,
             key: trigger.key.as_ref().map(|key| key.as_str().to_owned()),
+            row: trigger.row.clone(),
         };
         let mut record = audit::Record {
             root: trigger.root.clone(),
@@ -183,6 +185,9 @@ impl Agent {
             record.waited_ms = Some(ready.waited_ms);
             record.assembled_at = Some(ready.assembled_at);
             record.slots.clone_from(&ready.slots);
+            if let Some(now) = &ready.now {
+                record.now.clone_from(&now.slots);
+            }
             record.turns = ready.turns;
             record.prompt = ready.prompt.as_ref().map(|prompt| audit::Prompt {
                 hash: prompt.hash.clone(),
@@ -220,12 +225,14 @@ impl Agent {
             assembled_at: None,
             finished_at,
             slots: Vec::new(),
+            now: Vec::new(),
             turns: audit::Turns::default(),
             prompt: None,
             input: None,
             model: None,
             outputs: Vec::new(),
             failure: None,
+            instead: None,
             values: audit::Values::Full,
         }
     }

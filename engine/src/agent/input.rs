@@ -162,7 +162,7 @@ pub(super) struct Opened<'a> {
     key: Option<&'a [u8]>,
     value: Option<&'a [u8]>,
     headers: &'a [Header<'a>],
-    row: Option<Value>,
+    row: Option<Row>,
 }
 
 /// # Errors
@@ -185,15 +185,18 @@ pub(super) fn open<'a>(record: &'a Record<'_>) -> Result<Opened<'a>, Fault> {
     if names.iter().any(|((name, _), own)| name != own) {
         return Err(invalid("not written by the agent's intake"));
     }
-    let envelope: Envelope<'_> = serde_json::from_slice(envelope.1.unwrap_or_default())
+    let mut envelope: Envelope<'_> = serde_json::from_slice(envelope.1.unwrap_or_default())
         .map_err(|error| invalid(&format!("header {}: {error}", header::TAKEN)))?;
-    let row = row.1.map(serde_json::from_slice).transpose();
+    let value = row.1.map(serde_json::from_slice).transpose();
+    let value =
+        value.map_err(|error| invalid(&format!("header {}: {error}", header::TAKEN_ROW)))?;
+    let row = envelope.row.take().zip(value);
     Ok(Opened {
         envelope,
         key: key.1,
         value: record.value,
         headers,
-        row: row.map_err(|error| invalid(&format!("header {}: {error}", header::TAKEN_ROW)))?,
+        row: row.map(|(id, value)| Row { id, value }),
     })
 }
 
@@ -222,9 +225,8 @@ impl Opened<'_> {
     }
 
     /// The row that the run is for.
-    pub(super) fn into_row(self) -> Option<Row> {
-        let id = self.envelope.row?;
-        self.row.map(|value| Row { id, value })
+    pub(super) fn row(&self) -> Option<&Row> {
+        self.row.as_ref()
     }
 }
 
@@ -305,7 +307,7 @@ mod tests {
                 prop_assert_eq!(OwnedRecord::new(&opened.record()), record.lend(offset, OwnedRecord::new));
                 prop_assert_eq!(opened.fault(), None);
                 prop_assert!(!opened.is_cut());
-                prop_assert_eq!(opened.into_row(), row);
+                prop_assert_eq!(opened.row(), row.as_ref());
                 Ok(())
             })?;
         }

@@ -91,6 +91,7 @@ impl Intake {
             Content::Record(OwnedRecord::new(record))
         } else {
             let key = self.agent.key(&event)?;
+            self.agent.once_key(&event, key.as_ref())?;
             Content::Ready(self.log().trigger(record, key.as_ref(), None)?)
         };
         Ok(Some(Waiting {
@@ -113,6 +114,7 @@ impl Intake {
             .map(|(id, own, value)| {
                 event.row = Some(value);
                 let key = self.agent.row_key(&event, own)?;
+                self.agent.once_key(&event, key.as_ref())?;
                 let row = event.row.take().map(|value| Row { id, value });
                 self.log().trigger(record, key.as_ref(), row.as_ref())
             })

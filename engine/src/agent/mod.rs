@@ -10,12 +10,14 @@
 //! function of its arguments, times included, so replay gives the same bytes.
 
 mod answer;
+mod again;
 mod assemble;
 mod complete;
 mod end;
 mod for_each;
 mod input;
 pub mod intake;
+mod once;
 mod origin;
 mod scope;
 mod slots;
@@ -63,6 +65,8 @@ pub struct Agent {
     model: Option<config::Model>,
     answer: Option<answer::Answer>,
     outputs: Vec<Output>,
+    /// Slots that outputs read as `now`.
+    again: BTreeSet<String>,
     delivery: config::Delivery,
     audit: config::Audit,
     topics: config::AgentTopics,
@@ -107,11 +111,7 @@ impl Agent {
         let origin = Origin::compile(&agent.trigger, stage)?;
         let mut problems = CompileError::default();
         let event_names = origin.names();
-        let trigger = problems.merge(trigger::Rules::compile(
-            &agent.trigger,
-            &stage.views,
-            &event_names,
-        ));
+        let trigger = problems.merge(trigger::Rules::compile(agent, &stage.views, &event_names));
         let names = run_names(agent, trigger::with_match(&agent.trigger, event_names));
         let slots = problems.merge(slots::compile(agent, &stage.views, &names));
         let when = agent.when.as_ref().and_then(|text| {
@@ -139,6 +139,7 @@ impl Agent {
                 "the agent cannot be compiled",
             ));
         };
+        let again = again::named(&outputs, &slots);
         Ok(Self {
             full_name: format!("{}/{}", stage.namespace, agent.name),
             namespace: stage.namespace.clone(),
@@ -152,6 +153,7 @@ impl Agent {
             prompt,
             model: agent.model.clone(),
             answer: answer.flatten(),
+            again,
             outputs,
             delivery: agent.delivery.clone(),
             audit: agent.audit,

@@ -1,7 +1,7 @@
 //! From a record to a trigger: decoded, filtered, keyed, and known by the run that it starts.
 
 use super::for_each::ForEach;
-use super::{Agent, input};
+use super::{Agent, input, once};
 use crate::config::{self, Deletes, InvalidRecords};
 use crate::expr::{Expression, Names, Shape, Wanted};
 use crate::fault::{Fault, Reason};
@@ -20,27 +20,34 @@ pub(super) struct Rules {
     filter: Option<Expression>,
     key: Option<Expression>,
     pub(super) for_each: Option<ForEach>,
+    pub(super) once: Option<once::Rule>,
+    pub(super) coalesce_ms: u64,
 }
 
 impl Rules {
     /// `names`: what is seen of an event.
     pub(super) fn compile(
-        trigger: &config::Trigger,
+        agent: &config::Agent,
         views: &BTreeMap<String, config::View>,
         names: &Names,
     ) -> Result<Self, CompileError> {
+        let trigger = &agent.trigger;
         let mut problems = CompileError::default();
         let for_each = trigger
             .for_each
             .as_ref()
             .and_then(|lookup| problems.merge(ForEach::compile(lookup, views, names)));
+        let run_names = with_match(trigger, names.clone());
+        let once = trigger
+            .once
+            .as_ref()
+            .and_then(|once| problems.merge(once::Rule::compile(once, &agent.topics, &run_names)));
         let mut expression = |path: &str, text: &Option<String>, names: &Names, wanted| {
             text.as_ref().and_then(|text| {
                 let compiled = Expression::compile_for(text, names, wanted);
                 problems.take(path, reason::INVALID_EXPRESSION, compiled)
             })
         };
-        let run_names = with_match(trigger, names.clone());
         let filter = expression("spec.trigger.filter", &trigger.filter, names, Wanted::Bool);
         let key = expression("spec.trigger.key", &trigger.key, &run_names, Wanted::Key);
         problems.finish()?;
@@ -49,6 +56,8 @@ impl Rules {
             filter,
             key,
             for_each,
+            once,
+            coalesce_ms: trigger.coalesce_ms,
         })
     }
 }
@@ -68,6 +77,10 @@ pub struct Trigger {
     pub event: Event,
     /// Runs of one key are in order; without a key there is no order.
     pub key: Option<Key>,
+    /// What must not run twice under the key; absent where that does not matter.
+    pub once: Option<Key>,
+    /// Tells the runs of one event apart, where it starts one for each row.
+    pub row: Option<String>,
     /// The run's id, the same for every attempt.
     pub run: String,
     /// Where the event stood, in the log that it came from.
@@ -113,7 +126,7 @@ impl Agent {
             return Ok(None);
         };
         let key = self.key(&event)?;
-        Ok(Some(self.begin(event, key, record)))
+        self.begin(event, key, record, None).map(Some)
     }
 
     fn taken_in(&self, record: &Record<'_>) -> Result<Trigger, Fault> {
@@ -123,13 +136,11 @@ impl Agent {
         }
         let key = record.key.map_or(Ok(None), Key::from_bytes)?;
         let original = opened.record();
-        let event = self.origin.decode(&original)?;
-        let mut trigger = self.begin(event, key, &original);
+        let mut event = self.origin.decode(&original)?;
+        event.row = opened.row().map(|row| row.value.clone());
+        let id = opened.row().map(|row| row.id.clone());
+        let mut trigger = self.begin(event, key, &original, id)?;
         trigger.partition = record.partition;
-        if let Some(row) = opened.into_row() {
-            trigger.run = trigger.with_record(|record| self.run_id(record, &row.id));
-            trigger.event.row = Some(row.value);
-        }
         Ok(trigger)
     }
 
@@ -139,7 +150,10 @@ impl Agent {
     /// As [`Agent::trigger`].
     pub fn triggers(&self, record: &Record<'_>) -> Result<bool, Fault> {
         match self.admit(record)? {
-            Some(event) if self.trigger.for_each.is_none() => self.key(&event).map(|_| true),
+            Some(event) if self.trigger.for_each.is_none() => {
+                let key = self.key(&event)?;
+                self.once_key(&event, key.as_ref()).map(|_| true)
+            }
             event => Ok(event.is_some()),
         }
     }
@@ -190,10 +204,26 @@ impl Agent {
         }
     }
 
-    fn begin(&self, event: Event, key: Option<Key>, record: &Record<'_>) -> Trigger {
-        Trigger {
+    /// What a run under `key` must not repeat.
+    pub(super) fn once_key(&self, event: &Event, key: Option<&Key>) -> Result<Option<Key>, Fault> {
+        match &self.trigger.once {
+            Some(rule) => rule.key(event, key),
+            None => Ok(None),
+        }
+    }
+
+    fn begin(
+        &self,
+        event: Event,
+        key: Option<Key>,
+        record: &Record<'_>,
+        row: Option<String>,
+    ) -> Result<Trigger, Fault> {
+        Ok(Trigger {
+            once: self.once_key(&event, key.as_ref())?,
             key,
-            run: self.run_id(record, ""),
+            run: self.run_id(record, row.as_deref().unwrap_or_default()),
+            row,
             position: event.position.clone(),
             partition: record.partition,
             timestamp: record.timestamp,
@@ -202,7 +232,7 @@ impl Agent {
             hops: event.hops.saturating_add(1),
             original: OwnedRecord::new(record),
             event,
-        }
+        })
     }
 
     /// Whether the partition of a record for which [`Agent::trigger`] gave a fault is to stand still at it. What an

@@ -124,7 +124,7 @@ pub(super) fn check(
                 .conversation
                 .is_some()
                 .then(|| topics::conversation_topic(namespace, name)),
-            journal: needs_journal(spec).then(|| topics::journal_topic(namespace, name)),
+            journal: Some(topics::journal_topic(namespace, name)),
             runs: topics::runs_topic(namespace, name),
             dead: topics::dead_topic(namespace, topics::Owner::Agent, name),
         },
@@ -160,11 +160,6 @@ pub(super) fn check(
         findings.compiled(compile::agent(&stage));
     }
     findings.finish(checked)
-}
-
-/// Whether runs may have more than one step: the answer that does not fit is one.
-fn needs_journal(spec: &crds::AgentSpec) -> bool {
-    spec.result.is_some()
 }
 
 /// The views as their resources have them now.

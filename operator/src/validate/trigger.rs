@@ -29,18 +29,6 @@ pub(super) fn check<'v>(
         "a trigger on the changes of a view",
         "trigger on the source that the view is folded from",
     );
-    findings.not_supported(
-        trigger.once.is_some(),
-        format!("{PATH}.once"),
-        "once",
-        "drop repeated events with filter",
-    );
-    findings.not_supported(
-        trigger.coalesce_milliseconds != 0,
-        format!("{PATH}.coalesceMilliseconds"),
-        "coalescing",
-        "leave it at 0: every trigger runs",
-    );
     if trigger.source_ref.is_some() == trigger.view_ref.is_some() {
         findings.problem(Reason::InvalidSpec, PATH, "set exactly one of sourceRef (a run for every event) and viewRef (a run for every change of a row)");
     }
@@ -82,8 +70,11 @@ pub(super) fn check<'v>(
         filter: trigger.filter.clone(),
         for_each,
         key,
-        once: None,
-        coalesce_ms: 0,
+        once: trigger.once.as_ref().map(|once| config::Once {
+            key: once.key.clone(),
+            within_ms: i64::from(once.within_seconds) * 1_000,
+        }),
+        coalesce_ms: u64::from(trigger.coalesce_milliseconds),
         input: moves.then(|| input.to_owned()),
     }
 }

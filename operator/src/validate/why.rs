@@ -34,6 +34,20 @@ pub(super) fn agent(
             reading.unwrap_or_default()
         ));
     }
+    if let Some(once) = &agent.trigger.once {
+        lines.push(format!(
+            "once: no second run of a key for `{}` within {} s of one that was done, which {} remembers",
+            once.key.trim(),
+            once.within_ms / 1_000,
+            agent.topics.journal.as_deref().unwrap_or("?")
+        ));
+    }
+    if agent.trigger.coalesce_ms > 0 {
+        lines.push(format!(
+            "coalescing: a trigger waits {} ms, and for its key's run before; the newest of its key runs, those before it end as Coalesced",
+            agent.trigger.coalesce_ms
+        ));
+    }
     if let Some(input) = &agent.trigger.input {
         let key = match (&agent.trigger.key, &agent.trigger.for_each) {
             (Some(key), _) => format!("the run's key is `{}` and not the record's", key.trim()),

@@ -78,6 +78,18 @@ impl Error {
         }
     }
 
+    /// Whether it says nothing of the request: the provider is away, or lets nobody in for now.
+    pub fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Connection { .. }
+                | Self::Status {
+                    status: 429 | 500..=599,
+                    ..
+                }
+        )
+    }
+
     /// How long the provider asks to be left alone.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

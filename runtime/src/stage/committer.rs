@@ -204,6 +204,10 @@ fn is_committed(
         .collect();
     let found = group.committed(&partitions)?;
     Ok(offsets.iter().all(|(partition, ours)| {
-        matches!(found.get(partition), Some(Some(theirs)) if theirs.offset >= ours.offset)
+        let Some(Some(theirs)) = found.get(partition) else {
+            return false;
+        };
+        // Metadata names the transaction, and no offset has to move with it.
+        theirs.offset >= ours.offset && (ours.metadata.is_empty() || theirs == ours)
     }))
 }

@@ -22,15 +22,22 @@ const SKIP: &str = "headwater-skip:";
 impl Intent {
     /// As it is committed. `position` is the group's own, which a skip leaves as it is.
     pub fn committed(self, position: i64) -> Committed {
+        self.committed_over(&Committed {
+            offset: position,
+            metadata: String::new(),
+        })
+    }
+
+    /// The same, over what the group has committed: a skip leaves what its metadata says of the stage's progress.
+    pub fn committed_over(self, former: &Committed) -> Committed {
         match self {
             Self::From(offset) => Committed {
                 offset,
                 metadata: FROM.to_owned(),
             },
-            Self::Skip(offset) => Committed {
-                offset: position,
-                metadata: format!("{SKIP}{offset}"),
-            },
+            Self::Skip(offset) => {
+                position(former.offset, Some(offset), progress(former).to_owned())
+            }
         }
     }
 
@@ -38,8 +45,9 @@ impl Intent {
         if committed.metadata == FROM {
             return Some(Self::From(committed.offset));
         }
-        let offset = committed.metadata.strip_prefix(SKIP)?.parse().ok()?;
-        Some(Self::Skip(offset))
+        let rest = committed.metadata.strip_prefix(SKIP)?;
+        let offset = rest.split_once(' ').map_or(rest, |(offset, _)| offset);
+        Some(Self::Skip(offset.parse().ok()?))
     }
 
     /// The offset of the record to go past.
@@ -51,14 +59,28 @@ impl Intent {
     }
 }
 
-/// The group's position `next` as a stage commits it, which keeps the decision to go past a record ahead.
-pub(super) fn position(next: i64, skip: Option<i64>) -> Committed {
-    match skip {
-        Some(offset) if next <= offset => Intent::Skip(offset).committed(next),
-        _ => Committed {
-            offset: next,
-            metadata: String::new(),
-        },
+/// The group's position `next` as a stage commits it, with its `progress` beyond, empty for none. It keeps the decision to
+/// go past a record ahead.
+pub(super) fn position(next: i64, skip: Option<i64>, progress: String) -> Committed {
+    let metadata = match skip {
+        Some(offset) if next <= offset && progress.is_empty() => format!("{SKIP}{offset}"),
+        Some(offset) if next <= offset => format!("{SKIP}{offset} {progress}"),
+        _ => progress,
+    };
+    Committed {
+        offset: next,
+        metadata,
+    }
+}
+
+/// What a committed offset says of the stage's progress beyond it, decisions apart.
+pub(super) fn progress(committed: &Committed) -> &str {
+    match Intent::of(committed) {
+        None => &committed.metadata,
+        Some(_) => committed
+            .metadata
+            .split_once(' ')
+            .map_or("", |(_, progress)| progress),
     }
 }
 
@@ -72,10 +94,25 @@ mod tests {
             assert_eq!(Intent::of(&intent.committed(3)), Some(intent));
         }
         assert_eq!(Intent::Skip(9).committed(3).offset, 3);
-        let before = position(9, Some(9));
+        let before = position(9, Some(9), String::new());
         assert_eq!(Intent::skipped(Some(&before)), Some(9));
-        let after = position(10, Some(9));
+        let after = position(10, Some(9), String::new());
         assert_eq!((after.offset, Intent::of(&after)), (10, None));
         assert_eq!(Intent::skipped(None), None);
+    }
+
+    #[test]
+    fn a_decision_leaves_what_is_finished_beyond() {
+        let stage = position(3, None, "1:AAEB".to_owned());
+        assert_eq!((Intent::of(&stage), progress(&stage)), (None, "1:AAEB"));
+        let decided = Intent::Skip(9).committed_over(&stage);
+        assert_eq!(Intent::of(&decided), Some(Intent::Skip(9)));
+        assert_eq!((decided.offset, progress(&decided)), (3, "1:AAEB"));
+        // The stage goes on and has not passed it.
+        let next = position(5, Some(9), "1:AgEB".to_owned());
+        assert_eq!((Intent::of(&next), progress(&next)), (Some(Intent::Skip(9)), "1:AgEB"));
+        // Whoever says where to go on says that nothing is finished there.
+        let from = Intent::From(0).committed_over(&stage);
+        assert_eq!((from.offset, progress(&from)), (0, ""));
     }
 }

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 /// Of `helper`, which is disturbed; they come first.
 const HELPERS: usize = 3;
-const ARCHIVES: usize = 2;
+const ARCHIVES: usize = 1;
+const CALLERS: usize = 2;
+const AGENTS: usize = HELPERS + ARCHIVES + CALLERS;
 /// What a pod's restart may take, and reading the state, on a machine that others use too.
 const WELL: Duration = Duration::from_secs(60);
 /// The session of a member.
@@ -86,7 +88,10 @@ impl Fleet {
         let broker = json!({"bootstrapServers": [proxy.address()]});
         let mut replicas = Vec::new();
         let mut add = |command, name: String, config: &serde_json::Value| {
-            replicas.push(Replica::new(binary, folder, command, name, config));
+            let on_start = server.born(&name);
+            let mut replica = Replica::new(binary, folder, command, name, config);
+            replica.on_start = Box::new(on_start);
+            replicas.push(replica);
         };
         for ordinal in 0..HELPERS {
             let name = format!("helper-{ordinal}");
@@ -96,6 +101,10 @@ impl Fleet {
         for ordinal in 0..ARCHIVES {
             let config = desk::archive(&namespace, &broker);
             add("agent", format!("archive-{ordinal}"), &config);
+        }
+        for ordinal in 0..CALLERS {
+            let config = desk::caller(&namespace, &broker);
+            add("agent", format!("caller-{ordinal}"), &config);
         }
         for view in desk::VIEWS {
             let config = desk::view(&namespace, &broker, view);
@@ -175,10 +184,14 @@ impl Fleet {
                 self.all(Replica::start);
             }
             Kind::Zombie => {
-                let chosen = [draw.below(HELPERS), HELPERS + draw.below(ARCHIVES)];
-                chosen.map(|place| self.replicas[place].signal("-STOP"));
+                let chosen = [draw.below(HELPERS), AGENTS - 1 - draw.below(CALLERS)];
+                chosen
+                    .iter()
+                    .for_each(|place| self.replicas[*place].signal("-STOP"));
                 self.pass(SESSION + Duration::from_secs(5));
-                chosen.map(|place| self.replicas[place].signal("-CONT"));
+                chosen
+                    .iter()
+                    .for_each(|place| self.replicas[*place].signal("-CONT"));
             }
             Kind::BrokerKilled => {
                 self.kafka.kill().unwrap();
@@ -197,7 +210,7 @@ impl Fleet {
             }
             Kind::Storm => {
                 for _ in 0..7 {
-                    let place = draw.below(HELPERS + ARCHIVES);
+                    let place = draw.below(AGENTS);
                     let replica = &mut self.replicas[place];
                     if replica.runs() {
                         replica.terminate();
@@ -225,7 +238,12 @@ impl Fleet {
 
     /// Kills a replica of `helper` at each step of its runs and their transactions.
     fn at_each_step(&mut self, draw: &mut Draw) {
-        for moment in [server::Moment::Asked, server::Moment::Answered] {
+        let moments = [
+            server::Moment::Asked,
+            server::Moment::Answered,
+            server::Moment::AskedAgain,
+        ];
+        for moment in moments {
             let place = draw.below(HELPERS);
             self.pass_until_it_runs(place);
             let replica = &self.replicas[place];

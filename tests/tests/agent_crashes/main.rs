@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 5;
 /// Records each 20 ms; half of them are questions.
 const PACE: usize = 4;
-/// Sessions end, transactions time out, and what waits is done.
+/// So long nothing may go on: sessions end, and transactions time out. How long all takes is the machine's.
 const SETTLE: Duration = Duration::from_secs(90);
 
 #[test]
@@ -133,6 +133,7 @@ impl Run {
     fn settle(&mut self, name: &str) -> Duration {
         self.records = self.load.pause();
         let began = Instant::now();
+        let (mut ended, mut moved) = (0, began);
         loop {
             let topics = &mut self.topics;
             let mut read = |topic: &str| -> Vec<Raw> { topics.get_mut(topic).unwrap().read() };
@@ -146,9 +147,12 @@ impl Run {
             let logs = self.fleet.folder.display();
             let missing = found.unwrap_or_else(|wrong| panic!("{name}: {wrong}; logs in {logs}"));
             let Some(missing) = missing else { break };
+            if self.check.progress() > ended {
+                (ended, moved) = (self.check.progress(), Instant::now());
+            }
             assert!(
-                began.elapsed() < SETTLE,
-                "{name}: after {SETTLE:?}: {missing}; logs in {logs}"
+                moved.elapsed() < SETTLE,
+                "{name}: nothing went on for {SETTLE:?}: {missing}; logs in {logs}"
             );
             let well = self.fleet.well();
             well.unwrap_or_else(|wrong| panic!("{name}: {wrong}"));
@@ -156,29 +160,30 @@ impl Run {
         began.elapsed()
     }
 
-    /// At rest the group's offsets are at the ends of the triggers' topics.
+    /// At rest the groups' offsets are at the ends of their topics.
     fn uncommitted(&self) -> Option<String> {
-        let namespace = &self.fleet.namespace;
-        [("helper", "questions"), ("archive", "answers")]
-            .into_iter()
-            .find_map(|(agent, source)| {
-                let group = format!("{namespace}.agent.{agent}.runs");
-                let topic = format!("{namespace}.{source}");
-                let count = desk::partitions(source);
-                let found = committed(self.fleet.bootstrap(), &group, &topic, count);
-                let ends = self.topics[source].ends();
-                (found != ends).then(|| format!("{agent} has committed {found:?} of {ends:?}"))
-            })
+        let (namespace, bootstrap) = (&self.fleet.namespace, self.fleet.bootstrap());
+        desk::GROUPS.into_iter().find_map(|(group, topic)| {
+            let ends = self.topics[topic].ends();
+            let count = i32::try_from(ends.len()).unwrap();
+            let (full, name) = (
+                format!("{namespace}.{group}"),
+                format!("{namespace}.{topic}"),
+            );
+            let found = committed(bootstrap, &full, &name, count);
+            (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}"))
+        })
     }
 
     fn report(&self) {
         self.times.report();
         let (calls, again) = self.ledger.counts();
         println!(
-            "{} records, {calls} calls of the model, {again} of them again; runs by their end: {:?}; {} needed more than one attempt, {} were named as stale, {} prompts were rendered again; {} replicas ended by themselves",
+            "{} records, {calls} calls of the model, {again} of them again; runs by their end: {:?}; {} needed more than one attempt, {} a repair, {} were named as stale, {} prompts were rendered again; {} replicas ended by themselves",
             self.records,
             self.check.counts(),
             self.check.repeated,
+            self.check.repaired,
             self.check.stale,
             self.check.replayed,
             self.fleet.ended_by_themselves()

@@ -2,9 +2,10 @@
 //!
 //! Each replica asks at an address of its own, so that one can be killed at the very moment that it asks, or has its answer.
 
-use crate::desk::model::{Ledger, Verdict};
+use crate::desk::model::{Ledger, Process, Verdict};
 use crate::rounds::replica;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,10 @@ use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// For the first step of a run.
     Asked,
+    /// For the second: the first is in the journal.
+    AskedAgain,
     Answered,
 }
 
@@ -43,8 +47,14 @@ impl Traps {
     }
 }
 
+/// Who asks at the address of a replica.
+#[derive(Clone, Default)]
+struct Processes(Arc<Mutex<HashMap<String, Process>>>);
+
 pub struct Server {
     address: String,
+    ledger: Ledger,
+    processes: Processes,
     traps: Traps,
 }
 
@@ -54,15 +64,22 @@ impl Server {
         let address = listener.local_addr().unwrap().to_string();
         let traps = Traps::default();
         let springs = traps.clone();
+        let processes = Processes::default();
+        let asking = processes.clone();
         // It ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (ledger, traps) = (ledger.clone(), springs.clone());
+                let (processes, traps) = (asking.clone(), springs.clone());
                 // A client that is gone is not answered.
-                std::thread::spawn(move || while serve(&stream, &ledger, &traps).is_some() {});
+                std::thread::spawn(move || while serve(&stream, &processes, &traps).is_some() {});
             }
         });
-        Self { address, traps }
+        Self {
+            address,
+            ledger,
+            processes,
+            traps,
+        }
     }
 
     /// The provider of a replica's model, as its configuration names it.
@@ -71,6 +88,19 @@ impl Server {
             "baseUrl": format!("http://{}/{replica}", self.address),
             "apiKeyFile": null, "headers": [], "query": {},
         }})
+    }
+
+    /// To be called when another process begins to ask at a replica's address.
+    pub fn born(&self, replica: &str) -> impl Fn() + Send + 'static {
+        let (ledger, processes, replica) = (
+            self.ledger.clone(),
+            self.processes.clone(),
+            replica.to_owned(),
+        );
+        move || {
+            let mut processes = processes.0.lock().unwrap();
+            processes.insert(replica.clone(), ledger.process());
+        }
     }
 
     /// Kills a replica's process at its next call. Gives whether that was within `patience`.
@@ -93,7 +123,7 @@ impl Server {
 }
 
 /// One request; `None` where the connection is at its end.
-fn serve(mut stream: &TcpStream, ledger: &Ledger, traps: &Traps) -> Option<()> {
+fn serve(mut stream: &TcpStream, processes: &Processes, traps: &Traps) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     let mut next = |reader: &mut BufReader<&TcpStream>| {
@@ -118,8 +148,14 @@ fn serve(mut stream: &TcpStream, ledger: &Ledger, traps: &Traps) -> Option<()> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let request: Value = serde_json::from_slice(&body).ok()?;
-    let (verdict, delay) = ledger.ask(&key, request["messages"].as_array()?);
-    if traps.spring(&replica, Moment::Asked) {
+    let process = processes.0.lock().unwrap().get(&replica)?.clone();
+    let (verdict, delay) = process.ask(&key, request["messages"].as_array()?);
+    let moment = if key.ends_with("-1") {
+        Moment::Asked
+    } else {
+        Moment::AskedAgain
+    };
+    if traps.spring(&replica, moment) {
         return None;
     }
     std::thread::sleep(delay);

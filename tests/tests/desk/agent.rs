@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// A record that should start a run, or be refused.
 #[derive(Clone, Debug)]
 pub struct Trigger {
+    /// Which of the runs of its record: the position, and the key where there may be several.
+    id: String,
     pub position: String,
     pub partition: i32,
     pub offset: i64,
@@ -53,15 +55,19 @@ pub struct Ended {
 pub type Counts = BTreeMap<String, u64>;
 
 pub struct AgentCheck {
-    name: &'static str,
+    pub name: &'static str,
     namespace: String,
-    /// By position, in no record yet.
+    /// Runs start from an input log of its own, and a record may start several, each with its key.
+    fans_out: bool,
+    /// By id, in no record yet.
     waiting: HashMap<String, Trigger>,
     ended: HashSet<String>,
     runs: HashSet<String>,
     /// By run: outputs that are still to be seen, or compared.
     left: HashMap<String, Ended>,
     seen: HashMap<String, Vec<(Written, Headers)>>,
+    /// Partitions of the runs of a key.
+    homes: HashMap<String, i32>,
     /// By position: the key of its run, where it has one.
     keys: HashMap<String, Option<String>>,
     /// The last trigger of a key whose run ended, and whose output was seen, by topic.
@@ -74,9 +80,10 @@ pub struct AgentCheck {
 }
 
 impl AgentCheck {
-    pub fn new(namespace: &str, name: &'static str) -> Self {
+    pub fn new(namespace: &str, name: &'static str, fans_out: bool) -> Self {
         Self {
             name,
+            fans_out,
             namespace: namespace.to_owned(),
             waiting: HashMap::new(),
             ended: HashSet::new(),
@@ -84,6 +91,7 @@ impl AgentCheck {
             left: HashMap::new(),
             seen: HashMap::new(),
             keys: HashMap::new(),
+            homes: HashMap::new(),
             last: HashMap::new(),
             dead: HashMap::new(),
             letters: HashMap::new(),
@@ -95,8 +103,15 @@ impl AgentCheck {
         format!("{}.agent.{}.{part}", self.namespace, self.name)
     }
 
-    /// Takes note of a record of the trigger's topic.
-    pub fn trigger(&mut self, source: &str, raw: &Raw, class: Class, event: Value) {
+    /// Takes note of a record of the trigger's topic, and of the key of the run that it should start.
+    pub fn trigger(
+        &mut self,
+        source: &str,
+        raw: &Raw,
+        key: Option<String>,
+        class: Class,
+        event: Value,
+    ) {
         if class == Class::Ignored {
             return;
         }
@@ -113,14 +128,22 @@ impl AgentCheck {
             hops: header("headwater-hops").map_or(1, |it| it.parse::<u32>().unwrap() + 1),
             partition: raw.partition,
             offset: raw.offset,
-            key: raw.key.as_ref().map(|_| raw.key_text().to_owned()),
+            id: self.id(&position, key.as_deref()),
+            key,
             class,
             event,
             value: raw.value.clone(),
             position: position.clone(),
         };
-        self.keys.insert(position.clone(), trigger.key.clone());
-        self.waiting.insert(position, trigger);
+        self.keys.insert(position, trigger.key.clone());
+        self.waiting.insert(trigger.id.clone(), trigger);
+    }
+
+    fn id(&self, position: &str, key: Option<&str>) -> String {
+        match key.filter(|_| self.fans_out) {
+            Some(key) => format!("{position} {key}"),
+            None => position.to_owned(),
+        }
     }
 
     /// Takes a record of how a run ended, if it is one. What it should have left is the caller's to say ([`AgentCheck::leaves`]).
@@ -135,15 +158,16 @@ impl AgentCheck {
         };
         let position = record["trigger"]["position"].as_str().unwrap();
         let at = format!("{} at {}-{}", self.topic("runs"), raw.partition, raw.offset);
-        let Some(trigger) = self.waiting.remove(position) else {
-            let what = if self.ended.contains(position) {
+        let id = self.id(position, record["trigger"]["key"].as_str());
+        let Some(trigger) = self.waiting.remove(&id) else {
+            let what = if self.ended.contains(&id) {
                 "ended a second time"
             } else {
                 "was none"
             };
-            return Err(format!("{at}: the trigger {position} {what}: {record}"));
+            return Err(format!("{at}: the trigger {id} {what}: {record}"));
         };
-        self.ended.insert(position.to_owned());
+        self.ended.insert(id);
         let expected = match trigger.class {
             Class::Skipped => "Skipped",
             Class::Done => "Done",
@@ -154,7 +178,12 @@ impl AgentCheck {
         }
         *self.counts.entry(outcome.to_owned()).or_default() += 1;
         let run = record["run"].as_str().unwrap();
-        if raw.key_text() != run || raw.partition != trigger.partition {
+        // With an input log, the runs are where its records are: one place for each key.
+        let home = match &trigger.key {
+            Some(key) if self.fans_out => *self.homes.entry(key.clone()).or_insert(raw.partition),
+            _ => trigger.partition,
+        };
+        if raw.key_text() != run || raw.partition != home {
             return Err(format!("{at}: not the place of run {run}"));
         }
         if !self.runs.insert(run.to_owned()) {
@@ -163,7 +192,7 @@ impl AgentCheck {
         if trigger.class != Class::Refused {
             self.in_order(
                 "runs",
-                raw.partition,
+                trigger.partition,
                 trigger.key.as_deref(),
                 trigger.offset,
             )
@@ -207,22 +236,22 @@ impl AgentCheck {
             prompt: header("prompt"),
         };
         // Only where the run's key is the output's do all of one key meet in one partition.
-        let key = self.keys.get(&headers.trigger).cloned().flatten();
+        let key = match self.fans_out {
+            true => Some(written.key.clone()),
+            false => self.keys.get(&headers.trigger).cloned().flatten(),
+        };
         if key.as_deref() == Some(&written.key) {
-            let offset = headers.trigger.rsplit_once('-').unwrap().1;
-            self.in_order(
-                topic,
-                raw.partition,
-                key.as_deref(),
-                offset.parse().unwrap(),
-            )
-            .map_err(|wrong| format!("{at}: {wrong}"))?;
+            let (place, offset) = headers.trigger.rsplit_once('-').unwrap();
+            let partition = place.rsplit_once('-').unwrap().1.parse().unwrap();
+            self.in_order(topic, partition, key.as_deref(), offset.parse().unwrap())
+                .map_err(|wrong| format!("{at}: {wrong}"))?;
         }
         let run = needed("run")?;
         self.seen.entry(run).or_default().push((written, headers));
         Ok(())
     }
 
+    /// `partition` is the trigger's: only within it have a key's triggers an order.
     fn in_order(
         &mut self,
         topic: &str,

@@ -1,18 +1,20 @@
 //! The desk's topics, as a plain reader of committed records has them, against all that is promised of runs.
 //!
 //! Besides what holds of each agent ([`super::agent`]): what a run wrote, its turn and its audit come from one and the same call of the
-//! model; the prompt of that call shows the conversation as all runs before it left it, and of each slot what the log had; and the audit
-//! gives the same prompt again, byte for byte.
+//! model; the prompt of that call shows the conversation as all runs before it left it, and of each slot what the log had; the audit
+//! gives the same prompt again, byte for byte; and no step of a run is asked for again once it was journaled.
 
 use super::agent::{AgentCheck, Ended, Headers, Trigger, Written};
 use super::context::Context;
 use super::memory::{Memory, Turn};
 use super::model::Ledger;
-use super::{Class, class_of};
+use super::{Class, ROWS, class_of};
 use crate::naive::Raw;
 use headwater_engine::agent::Agent;
+use headwater_engine::audit;
+use headwater_engine::replay::replay;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What came of a topic since the last time, by the topic's name without the namespace.
 pub type Read<'a> = &'a mut dyn FnMut(&str) -> Vec<Raw>;
@@ -24,6 +26,9 @@ pub struct Check {
     compiled: Agent,
     helper: AgentCheck,
     archive: AgentCheck,
+    caller: AgentCheck,
+    /// Keys of the journal that hold something.
+    journal: HashSet<String>,
     memory: Memory,
     context: Context,
     /// Runs whose slots were named as stale.
@@ -32,6 +37,8 @@ pub struct Check {
     pub replayed: u64,
     /// Runs that needed more than one attempt.
     pub repeated: u64,
+    /// Runs that asked the model for a repair.
+    pub repaired: u64,
 }
 
 impl Check {
@@ -42,13 +49,16 @@ impl Check {
             namespace: namespace.to_owned(),
             ledger,
             compiled: Agent::compile(&config).unwrap(),
-            helper: AgentCheck::new(namespace, "helper"),
-            archive: AgentCheck::new(namespace, "archive"),
+            helper: AgentCheck::new(namespace, "helper", false),
+            archive: AgentCheck::new(namespace, "archive", false),
+            caller: AgentCheck::new(namespace, "caller", true),
+            journal: HashSet::new(),
             memory: Memory::default(),
             context: Context::default(),
             stale: 0,
             replayed: 0,
             repeated: 0,
+            repaired: 0,
         }
     }
 
@@ -58,26 +68,34 @@ impl Check {
     /// What is wrong for good.
     pub fn read(&mut self, read: Read<'_>) -> Result<Option<String>, String> {
         // What is caused before what it is caused by, so that each finds its cause.
-        let archived = (
-            read("agent.archive.runs"),
-            read("agent.archive.dead"),
-            read("archive"),
-        );
+        let archived = ["agent.archive.runs", "agent.archive.dead", "archive"].map(&mut *read);
+        let called = ["agent.caller.runs", "agent.caller.dead", "called"].map(&mut *read);
         let runs = read("agent.helper.runs");
         let turns = read("agent.helper.conversation");
+        let steps = read("agent.helper.journal");
         let letters = read("agent.helper.dead");
         let outputs = ["offers", "alarms", "answers"].map(|topic| (topic, read(topic)));
         for raw in read("questions") {
             self.question(&raw);
+        }
+        for raw in read("calls") {
+            self.call(&raw);
         }
         read("facts").iter().for_each(|raw| self.context.fact(raw));
         read("notes").iter().for_each(|raw| self.context.note(raw));
         for raw in &runs {
             if let Some((trigger, record)) = self.helper.run(raw)? {
                 let position = trigger.position.clone();
-                self.ended(&trigger, &record)
+                self.ended(&trigger, &record, raw)
                     .map_err(|wrong| format!("the run of {position}: {wrong}: {record}"))?;
             }
+        }
+        for raw in &steps {
+            let key = raw.key_text().to_owned();
+            match &raw.value {
+                Some(_) => self.journal.insert(key),
+                None => self.journal.remove(&key),
+            };
         }
         for raw in &turns {
             self.memory.record(raw).map_err(|wrong| {
@@ -93,11 +111,25 @@ impl Check {
                     .output(&format!("{}.{topic}", self.namespace), raw)?;
                 if *topic == "answers" {
                     let event = serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap();
-                    self.archive.trigger("answers", raw, Class::Done, event);
+                    let key = Some(raw.key_text().to_owned());
+                    self.archive
+                        .trigger("answers", raw, key, Class::Done, event);
                 }
             }
         }
-        self.archived(&archived.0, &archived.1, &archived.2)?;
+        let n = |trigger: &Trigger| json!({"n": trigger.event["n"]});
+        plainly(&self.namespace, &mut self.archive, "archive", &archived, n)?;
+        let row = |trigger: &Trigger| {
+            let row = trigger.key.as_deref().unwrap().strip_prefix("r-");
+            let row: u64 = row.unwrap().parse().unwrap();
+            json!({"n": trigger.event["n"], "row": row})
+        };
+        plainly(&self.namespace, &mut self.caller, "called", &called, row)?;
+        if let Some(call) = self.ledger.repeated() {
+            return Err(format!(
+                "a step was journaled, and asked for again: {call:?}"
+            ));
+        }
         self.missing()
     }
 
@@ -106,13 +138,27 @@ impl Check {
         let event: Option<Value> = bytes.and_then(|bytes| serde_json::from_slice(bytes).ok());
         let class = class_of(event.as_ref(), raw.value.is_none());
         let event = event.unwrap_or_default();
-        self.helper.trigger("questions", raw, class, event);
+        let key = raw.key.as_ref().map(|_| raw.key_text().to_owned());
+        self.helper.trigger("questions", raw, key, class, event);
+    }
+
+    /// A run for each row that there is; all were there before the first call.
+    fn call(&mut self, raw: &Raw) {
+        let event: Value = serde_json::from_slice(raw.value.as_deref().unwrap()).unwrap();
+        for row in event["rows"].as_array().unwrap() {
+            let key = row.as_str().unwrap();
+            if (0..ROWS).any(|number| super::row(number) == key) {
+                let key = Some(key.to_owned());
+                self.caller
+                    .trigger("calls", raw, key, Class::Done, event.clone());
+            }
+        }
     }
 
     /// What the record of a run says, and what the run should have left.
-    fn ended(&mut self, trigger: &Trigger, record: &Value) -> Result<(), String> {
+    fn ended(&mut self, trigger: &Trigger, record: &Value, raw: &Raw) -> Result<(), String> {
         let run = record["run"].as_str().unwrap();
-        let mut headers = self.headers("helper", trigger);
+        let mut headers = headers(&self.namespace, "helper", trigger);
         let event = &trigger.event;
         match trigger.class {
             Class::Ignored => return Err("nothing was to become of it".to_owned()),
@@ -133,9 +179,10 @@ impl Check {
         let hash = record["prompt"]["hash"].as_str().ok_or("no prompt")?;
         headers.prompt = Some(hash.to_owned());
         let user = self.prompt(trigger, record)?;
-        self.replay(record)?;
+        self.replay(raw)?;
+        let namespace = self.namespace.clone();
         let written = |topic: &str, key: &Value, value: Value| Written {
-            topic: format!("{}.{topic}", self.namespace),
+            topic: format!("{namespace}.{topic}"),
             key: key.as_str().unwrap().to_owned(),
             value,
         };
@@ -152,22 +199,14 @@ impl Check {
             );
         }
         let answer = record["model"]["answer"].as_str().ok_or("no answer")?;
-        let call = self.ledger.call(answer).ok_or("nobody gave this answer")?;
-        if call.key.rsplit_once('-').map(|it| it.0) != Some(run) {
-            return Err(format!("its answer is of another run's call, {}", call.key));
-        }
-        same(
-            "messages",
-            &record["prompt"]["messages"],
-            &json!(call.messages),
-        )?;
+        let number = self.told(run, event["kind"] == "unfit", answer, record)?;
         let mut outputs = vec![written(
             "answers",
             &event["to"],
-            json!({"n": n, "text": answer}),
+            json!({"n": n, "call": number}),
         )];
         outputs.extend(event["offers"].as_array().unwrap().iter().map(|offer| {
-            let value = json!({"n": n, "offer": offer, "text": answer});
+            let value = json!({"n": n, "offer": offer, "call": number});
             written("offers", offer, value)
         }));
         self.helper.leaves(run, Ended { outputs, headers });
@@ -222,62 +261,51 @@ impl Check {
         Ok(user)
     }
 
-    /// The recorded input gives the recorded prompt.
-    fn replay(&mut self, record: &Value) -> Result<(), String> {
-        let prompt = self.compiled.prompt().unwrap();
-        let (messages, hash) = prompt
-            .replay(&record["input"])
-            .map_err(|fault| format!("it cannot be rendered again: {fault}"))?;
-        same(
-            "rendered again",
-            &json!(&*messages),
-            &record["prompt"]["messages"],
-        )?;
-        same(
-            "hash of what was rendered again",
-            &json!(hash),
-            &record["prompt"]["hash"],
-        )?;
+    /// The answer is of this run's last call, and that had the recorded prompt. Gives what the answer says.
+    fn told(
+        &mut self,
+        run: &str,
+        is_repaired: bool,
+        answer: &str,
+        record: &Value,
+    ) -> Result<Value, String> {
+        let call = self.ledger.call(answer).ok_or("nobody gave this answer")?;
+        let step = if is_repaired { 2 } else { 1 };
+        same("step", &json!(call.key), &json!(format!("{run}-{step}")))?;
+        let asked = record["prompt"]["messages"].as_array().unwrap();
+        let (first, repair) = call.messages.split_at(asked.len().min(call.messages.len()));
+        same("messages", &json!(first), &json!(asked))?;
+        let calls = record["model"]["calls"].as_array().unwrap();
+        same("calls", &json!(calls.len()), &json!(step))?;
+        if is_repaired {
+            self.repaired += 1;
+            let rejected = calls[0]["answer"].as_str().ok_or("no rejected answer")?;
+            same("what is repaired", &repair[0]["content"], &json!(rejected))?;
+            let before = self.ledger.call(rejected);
+            let before = before.ok_or("nobody said what is repaired")?;
+            same(
+                "step before",
+                &json!(before.key),
+                &json!(format!("{run}-1")),
+            )?;
+            same("messages before", &json!(before.messages), &json!(asked))?;
+        }
+        let answer: Value = serde_json::from_str(answer).map_err(|it| it.to_string())?;
+        Ok(answer["call"].clone())
+    }
+
+    /// The record gives its prompt again.
+    fn replay(&mut self, raw: &Raw) -> Result<(), String> {
+        let record = audit::Record::read(raw.value.as_deref().unwrap());
+        let record = record.map_err(|fault| format!("it cannot be read: {fault}"))?;
+        let replayed = replay(&self.compiled, &record);
+        replayed.map_err(|refusal| format!("it cannot be replayed: {refusal}"))?;
         self.replayed += 1;
         Ok(())
     }
 
-    fn archived(&mut self, runs: &[Raw], letters: &[Raw], outputs: &[Raw]) -> Result<(), String> {
-        for raw in runs {
-            let Some((trigger, record)) = self.archive.run(raw)? else {
-                continue;
-            };
-            let value = json!({"n": trigger.event["n"]});
-            let outputs = vec![Written {
-                topic: format!("{}.archive", self.namespace),
-                key: trigger.key.clone().unwrap(),
-                value,
-            }];
-            let headers = self.headers("archive", &trigger);
-            let run = record["run"].as_str().unwrap();
-            self.archive.leaves(run, Ended { outputs, headers });
-        }
-        letters
-            .iter()
-            .try_for_each(|raw| self.archive.letter(raw))?;
-        let topic = format!("{}.archive", self.namespace);
-        outputs
-            .iter()
-            .try_for_each(|raw| self.archive.output(&topic, raw))
-    }
-
-    fn headers(&self, agent: &str, trigger: &Trigger) -> Headers {
-        Headers {
-            trigger: trigger.position.clone(),
-            root: trigger.root.clone(),
-            hops: trigger.hops.to_string(),
-            agent: format!("{}/{agent}", self.namespace),
-            prompt: None,
-        }
-    }
-
     fn missing(&mut self) -> Result<Option<String>, String> {
-        for agent in [&mut self.helper, &mut self.archive] {
+        for agent in [&mut self.helper, &mut self.archive, &mut self.caller] {
             if let Some(missing) = agent.missing()? {
                 return Ok(Some(missing));
             }
@@ -285,7 +313,17 @@ impl Check {
                 return Err(format!("{stray} is a dead letter, and should be none"));
             }
         }
+        if let Some(key) = self.journal.iter().next() {
+            return Ok(Some(format!("the journal still has {key}")));
+        }
         Ok(self.memory.missing())
+    }
+
+    /// Runs that ended.
+    pub fn progress(&self) -> u64 {
+        let counts = [&self.helper, &self.archive, &self.caller]
+            .map(|agent| agent.counts.values().sum::<u64>());
+        counts.iter().sum()
     }
 
     /// How runs ended, by agent.
@@ -293,7 +331,45 @@ impl Check {
         HashMap::from([
             ("helper", self.helper.counts.clone()),
             ("archive", self.archive.counts.clone()),
+            ("caller", self.caller.counts.clone()),
         ])
+    }
+}
+
+/// An agent without a model, whose runs all write one record.
+fn plainly(
+    namespace: &str,
+    agent: &mut AgentCheck,
+    topic: &str,
+    [runs, letters, outputs]: &[Vec<Raw>; 3],
+    value: impl Fn(&Trigger) -> Value,
+) -> Result<(), String> {
+    let topic = format!("{namespace}.{topic}");
+    for raw in runs {
+        let Some((trigger, record)) = agent.run(raw)? else {
+            continue;
+        };
+        let outputs = vec![Written {
+            topic: topic.clone(),
+            key: trigger.key.clone().unwrap(),
+            value: value(&trigger),
+        }];
+        let headers = headers(namespace, agent.name, &trigger);
+        let run = record["run"].as_str().unwrap();
+        agent.leaves(run, Ended { outputs, headers });
+    }
+    letters.iter().try_for_each(|raw| agent.letter(raw))?;
+    let mut outputs = outputs.iter();
+    outputs.try_for_each(|raw| agent.output(&topic, raw))
+}
+
+fn headers(namespace: &str, agent: &str, trigger: &Trigger) -> Headers {
+    Headers {
+        trigger: trigger.position.clone(),
+        root: trigger.root.clone(),
+        hops: trigger.hops.to_string(),
+        agent: format!("{namespace}/{agent}"),
+        prompt: None,
     }
 }
 

@@ -2,8 +2,9 @@
 //! naive check of what the topics have to say.
 //!
 //! `questions` trigger the agent `helper`, which reads the views `facts` (folded from the source) and `notes` (through an input log of
-//! its own), remembers its customers, asks a model, and writes `answers`, `offers` (one record an item) and, of runs that failed,
-//! `alarms`. `answers` trigger the agent `archive`, which has no model.
+//! its own), remembers its customers, asks a model for JSON, which it may have to ask twice, and writes `answers`, `offers` (one record
+//! an item) and, of runs that failed, `alarms`. `answers` trigger the agent `archive`, which has no model. `calls` trigger the agent
+//! `caller` through an input log of its own, once for each row of the view `rows` that a call names; it writes `called`.
 
 #![allow(
     dead_code,
@@ -26,7 +27,7 @@ use crate::draw::Draw;
 use serde_json::{Value, json};
 
 /// Name and partitions. `notes` has one, so that its order is the log's.
-pub const SOURCES: [(&str, i32); 7] = [
+pub const SOURCES: [(&str, i32); 10] = [
     ("facts", 3),
     ("notes", 1),
     ("questions", 4),
@@ -34,12 +35,26 @@ pub const SOURCES: [(&str, i32); 7] = [
     ("offers", 2),
     ("alarms", 2),
     ("archive", 2),
+    ("rows", 2),
+    ("calls", 3),
+    ("called", 2),
 ];
 pub const GENERATION: &str = "000001";
 /// Of the view `notes`' own input log.
 const NOTES: i32 = 3;
+/// Those that have a stage; `rows` is folded by who reads it alone.
 pub const VIEWS: [&str; 2] = ["facts", "notes"];
-pub const AGENTS: [&str; 2] = ["helper", "archive"];
+/// Of the agent `caller`'s own input log.
+const CALLS: i32 = 4;
+/// A group, with the namespace left out, and the topic whose end it has to reach.
+pub const GROUPS: [(&str, &str); 4] = [
+    ("agent.helper.runs", "questions"),
+    ("agent.archive.runs", "answers"),
+    ("agent.caller.intake", "calls"),
+    ("agent.caller.runs", "agent.caller.in"),
+];
+/// Rows that calls may name; they are the first records, and stay.
+pub const ROWS: u64 = 8;
 /// Turns of a conversation.
 pub const TURNS: usize = 4;
 const CUSTOMERS: usize = 30;
@@ -76,9 +91,18 @@ pub fn topics(namespace: &str) -> Vec<(String, i32, bool)> {
     );
     topic(format!("view.notes.{GENERATION}"), NOTES, true);
     topic(format!("view.notes.{GENERATION}-in"), NOTES, false);
-    for view in VIEWS {
+    topic(format!("view.rows.{GENERATION}"), partitions("rows"), true);
+    for view in ["facts", "notes", "rows"] {
         topic(format!("view.{view}.dead"), 1, false);
     }
+    topic("agent.caller.in".to_owned(), CALLS, false);
+    topic("agent.caller.runs".to_owned(), CALLS, false);
+    topic("agent.caller.dead".to_owned(), 1, false);
+    topic(
+        "agent.helper.journal".to_owned(),
+        partitions("questions"),
+        true,
+    );
     for (agent, trigger) in [("helper", "questions"), ("archive", "answers")] {
         topic(format!("agent.{agent}.runs"), partitions(trigger), false);
         topic(format!("agent.{agent}.dead"), 1, false);
@@ -130,16 +154,17 @@ pub fn helper(namespace: &str, kafka: &Value, provider: &Value) -> Value {
             "contextWindowTokens": 32_768, "maxOutputTokens": 1_024, "requestTimeoutMs": 10_000,
             "retry": {"maxAttempts": 2, "initialBackoffMs": 10, "maxBackoffMs": 20},
         },
+        "resultSchema": {"type": "object", "required": ["call"], "properties": {"call": {"type": "integer"}}},
         "outputs": [
-            output(namespace, "answers", "Done", Some("event.to"), "{'n': event.n, 'text': result.text}", None),
-            output(namespace, "offers", "Done", Some("item"), "{'n': event.n, 'offer': item, 'text': result.text}", Some("event.offers")),
+            output(namespace, "answers", "Done", Some("event.to"), "{'n': event.n, 'call': result.json.call}", None),
+            output(namespace, "offers", "Done", Some("item"), "{'n': event.n, 'offer': item, 'call': result.json.call}", Some("event.offers")),
             output(namespace, "alarms", "Failed", Some("event.to"), "{'n': event.n, 'reason': failure.reason}", None),
         ],
         "delivery": {"maxAttempts": 5, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full",
         "concurrency": 32,
         "topics": {
-            "conversation": topic("agent.helper.conversation"),
+            "conversation": topic("agent.helper.conversation"), "journal": topic("agent.helper.journal"),
             "runs": topic("agent.helper.runs"), "dead": topic("agent.helper.dead"),
         },
     });
@@ -159,6 +184,25 @@ pub fn archive(namespace: &str, kafka: &Value) -> Value {
         "delivery": {"maxAttempts": 3, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full", "concurrency": 16,
         "topics": {"conversation": null, "runs": topic("agent.archive.runs"), "dead": topic("agent.archive.dead")},
+    });
+    stage(namespace, kafka, &json!({"agent": agent}))
+}
+
+/// Configuration of the agent `caller`.
+pub fn caller(namespace: &str, kafka: &Value) -> Value {
+    let topic = |name: &str| format!("{namespace}.{name}");
+    let agent = json!({
+        "name": "caller",
+        "trigger": {"from": {"source": "calls"}, "startFrom": "Earliest", "deletes": "Ignore",
+            "filter": null, "key": null, "input": topic("agent.caller.in"),
+            "forEach": {"view": "rows", "by": {"keys": "event.rows"}, "index": null, "where": null,
+                "orderBy": null, "order": "Ascending", "limit": 1}},
+        "slots": [], "freshnessWaitMs": 250, "when": null, "conversation": null, "prompt": null,
+        "model": null,
+        "outputs": [output(namespace, "called", "Done", None, "{'n': event.n, 'row': match.r}", None)],
+        "delivery": {"maxAttempts": 3, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
+        "audit": "Full", "concurrency": 16,
+        "topics": {"conversation": null, "runs": topic("agent.caller.runs"), "dead": topic("agent.caller.dead")},
     });
     stage(namespace, kafka, &json!({"agent": agent}))
 }
@@ -196,13 +240,14 @@ fn stage(namespace: &str, kafka: &Value, role: &Value) -> Value {
             "stateTopic": state(name), "deadTopic": format!("{namespace}.view.{name}.dead"),
         })
     };
-    let facts = json!({"source": {"topic": format!("{namespace}.facts")}});
+    let source = |name: &str| json!({"source": {"topic": format!("{namespace}.{name}")}});
     let notes = json!({"own": {"topic": format!("{}-in", state("notes"))}});
     json!({
         "namespace": namespace, "kafka": kafka,
         "sources": sources.collect::<serde_json::Map<_, _>>(),
         "views": {
-            "facts": view("facts", None, facts),
+            "facts": view("facts", None, source("facts")),
+            "rows": view("rows", None, source("rows")),
             "notes": view("notes", Some("event.customer"), notes),
         },
         "role": role,
@@ -215,8 +260,21 @@ pub fn event(
     n: u64,
     acknowledged: u64,
 ) -> (&'static str, Option<String>, Option<String>) {
+    if n <= ROWS {
+        return (
+            "rows",
+            Some(row(n - 1)),
+            Some(json!({"r": n - 1}).to_string()),
+        );
+    }
     let customer = format!("c-{}", draw.below(CUSTOMERS));
     match draw.below(100) {
+        0..8 if acknowledged >= ROWS => {
+            // One that there is not, now and then.
+            let rows: Vec<_> = (0..=ROWS).filter(|_| draw.percent(25)).map(row).collect();
+            let value = json!({"n": n, "rows": rows});
+            ("calls", Some(format!("k-{n}")), Some(value.to_string()))
+        }
         0..30 => {
             let key = Some(format!("f-{}", draw.below(FACTS)));
             let value = (!draw.percent(5)).then(|| json!({"v": n}).to_string());
@@ -228,6 +286,10 @@ pub fn event(
         }
         _ => question(draw, n, acknowledged, customer),
     }
+}
+
+fn row(number: u64) -> String {
+    format!("r-{number}")
 }
 
 fn question(
@@ -245,7 +307,8 @@ fn question(
         16..21 => "flaky",
         21..23 => "odd",
         23..27 => "slow",
-        27..45 => "many",
+        27..35 => "unfit",
+        35..50 => "many",
         _ => "plain",
     };
     let offers = if kind == "many" { draw.below(4) } else { 0 };

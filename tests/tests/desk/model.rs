@@ -1,8 +1,9 @@
 //! The model behind the desk: what it answers to what, and a ledger of all that it was asked.
 //!
-//! Each answer has a number of its own, so that whatever is written of a run tells which call it came from.
+//! Each answer has a number of its own, so that whatever is written of a run tells which call it came from. Whoever asks is a process,
+//! so that it is known of each call whether who made it could know what was journaled before.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,25 +26,39 @@ pub struct Call {
     /// As JSON: `role` and `content`.
     pub messages: Vec<Value>,
     pub verdict: Verdict,
+    /// Calls that were made before the caller's process began.
+    born: usize,
 }
 
-#[derive(Default)]
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Process {
+    ledger: Ledger,
+    born: usize,
+}
+
+#[derive(Debug, Default)]
 struct Book {
     calls: Vec<Call>,
     /// Calls by key.
     by_key: HashMap<String, Vec<usize>>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ledger(Arc<Mutex<Book>>);
 
-impl Ledger {
+impl Process {
     /// Answers, and after what time.
     pub fn ask(&self, key: &str, messages: &[Value]) -> (Verdict, Duration) {
-        let mut book = self.0.lock().unwrap();
+        let mut book = self.ledger.0.lock().unwrap();
         let number = book.calls.len();
         let before = book.by_key.get(key).map_or(0, Vec::len);
-        let prompt = messages.last().unwrap()["content"].as_str().unwrap();
+        // A repair comes after it.
+        let prompts = messages
+            .iter()
+            .rev()
+            .filter_map(|it| it["content"].as_str());
+        let prompt = prompts.filter(|it| it.starts_with("n=")).next().unwrap();
         let part = |name: &str| {
             let parts = prompt.split(' ');
             let part = parts.filter_map(|it| it.strip_prefix(name)).next();
@@ -55,7 +70,8 @@ impl Ledger {
             "flaky" if before == 0 => Verdict::Refusal(503),
             // Twice: the client's own second try does not help, the run's next attempt does.
             "odd" if before < 2 => Verdict::Nonsense,
-            _ => Verdict::Answer(format!("#{number}")),
+            "unfit" if key.ends_with("-1") => Verdict::Answer(format!("unfit {number}")),
+            _ => Verdict::Answer(json!({"call": number}).to_string()),
         };
         let delay = if kind == "slow" {
             let n: u64 = part("n=").parse().unwrap();
@@ -68,14 +84,43 @@ impl Ledger {
             key: key.to_owned(),
             messages: messages.to_vec(),
             verdict: verdict.clone(),
+            born: self.born,
         });
         (verdict, delay)
     }
+}
 
-    /// The call that an answer came from.
+impl Ledger {
+    /// One that begins now.
+    pub fn process(&self) -> Process {
+        Process {
+            ledger: self.clone(),
+            born: self.0.lock().unwrap().calls.len(),
+        }
+    }
+
+    /// The call that an answer came from, fitting or not.
     pub fn call(&self, answer: &str) -> Option<Call> {
-        let number: usize = answer.strip_prefix('#')?.parse().ok()?;
-        self.0.lock().unwrap().calls.get(number).cloned()
+        let number = match answer.strip_prefix("unfit ") {
+            Some(number) => number.parse().ok()?,
+            None => serde_json::from_str::<Value>(answer).ok()?["call"].as_u64()?,
+        };
+        let calls = &self.0.lock().unwrap().calls;
+        calls.get(usize::try_from(number).ok()?).cloned()
+    }
+
+    /// A step that was asked for again by a process that began after the next step had been asked for: then it was journaled.
+    pub fn repeated(&self) -> Option<Call> {
+        let book = self.0.lock().unwrap();
+        let mut repairs = book.by_key.iter().filter(|(key, _)| key.ends_with("-2"));
+        repairs.find_map(|(key, calls)| {
+            let first = format!("{}-1", key.strip_suffix("-2")?);
+            let asked = book.by_key.get(&first)?;
+            let again = asked
+                .iter()
+                .find(|call| book.calls[**call].born > calls[0])?;
+            Some(book.calls[*again].clone())
+        })
     }
 
     /// Calls, and those of them that were answered although the same step had been answered before.

@@ -24,6 +24,8 @@ pub struct Replica {
     address: String,
     /// How often it ended although nobody asked it to.
     pub ended_by_itself: u32,
+    /// Called before each start.
+    pub on_start: Box<dyn Fn()>,
 }
 
 impl Replica {
@@ -45,6 +47,7 @@ impl Replica {
             child: None,
             address: String::new(),
             ended_by_itself: 0,
+            on_start: Box::new(|| {}),
             name,
         }
     }
@@ -53,6 +56,7 @@ impl Replica {
         if self.child.is_some() {
             return;
         }
+        (self.on_start)();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         self.address = free.local_addr().unwrap().to_string();
         drop(free);

@@ -1,9 +1,9 @@
 //! The desk on a memory log, in one process: replicas of its agents and views that crash, hang and come back, and the model.
 
+use crate::desk;
 use crate::desk::agent::Counts;
 use crate::desk::check::Check;
-use crate::desk::model::{Ledger, Verdict};
-use crate::desk::{self};
+use crate::desk::model::{Ledger, Process, Verdict};
 use crate::draw::Draw;
 use crate::naive::Raw;
 use crate::simulated::chaos::Fates;
@@ -27,12 +27,19 @@ const NAMESPACE: &str = "desk";
 /// Records of the applications.
 const RECORDS: u64 = 400;
 /// Stage, and its replicas.
-const PLACES: [(&str, u32); 4] = [("helper", 3), ("archive", 2), ("facts", 2), ("notes", 2)];
+const PLACES: [(&str, u32); 5] = [
+    ("helper", 3),
+    ("archive", 1),
+    ("caller", 2),
+    ("facts", 1),
+    ("notes", 2),
+];
 
 pub struct Outcome {
     pub counts: HashMap<&'static str, Counts>,
     pub replayed: u64,
     pub stale: u64,
+    pub repaired: u64,
     /// Of the model, and those that were answered again.
     pub calls: (usize, usize),
     pub fates: Arc<Fates>,
@@ -44,14 +51,13 @@ pub async fn check(seed: u64) -> Outcome {
     create(&memory);
     simulated::late_markers(&memory, seed);
     let ledger = Ledger::default();
-    let model = model(ledger.clone(), seed);
     let places: Vec<(&str, u32)> = PLACES
         .iter()
         .flat_map(|(name, count)| (0..*count).map(move |ordinal| (*name, ordinal)))
         .collect();
     let start = |place: usize, services| {
         let (name, ordinal) = places[place];
-        start(name, ordinal, services, &model)
+        start(name, ordinal, services, model(ledger.process(), seed))
     };
     let mut fleet = Fleet::new(&memory, seed, places.len(), Box::new(start));
     for (place, (_, ordinal)) in places.iter().enumerate() {
@@ -86,6 +92,7 @@ pub async fn check(seed: u64) -> Outcome {
         counts: check.counts(),
         replayed: check.replayed,
         stale: check.stale,
+        repaired: check.repaired,
         calls: ledger.counts(),
         fates: Arc::clone(&fleet.fates),
     }
@@ -148,24 +155,23 @@ fn read(memory: &Memory, topic: &str, next: &mut BTreeMap<(String, i32), i64>) -
     all
 }
 
-/// At rest the group's offsets are at the ends of the triggers' topics.
+/// At rest the groups' offsets are at the ends of their topics.
 fn uncommitted(memory: &Memory) -> Option<String> {
-    [("helper", "questions"), ("archive", "answers")]
-        .into_iter()
-        .find_map(|(agent, source)| {
-            let topic: Arc<str> = format!("{NAMESPACE}.{source}").into();
-            let partitions: Vec<_> = (0..desk::partitions(source))
-                .map(|it| TopicPartition::new(Arc::clone(&topic), it))
-                .collect();
-            let ends = memory.ends(&partitions).unwrap();
-            let group = format!("{NAMESPACE}.agent.{agent}.runs");
-            let committed = memory.committed(&group, &partitions).unwrap();
-            let found: Vec<_> = partitions
-                .iter()
-                .map(|it| committed[it].as_ref().map_or(0, |at| at.offset))
-                .collect();
-            (found != ends).then(|| format!("{agent} has committed {found:?} of {ends:?}"))
-        })
+    desk::GROUPS.into_iter().find_map(|(group, topic)| {
+        let topic = format!("{NAMESPACE}.{topic}");
+        let info = memory.topics(std::slice::from_ref(&topic)).unwrap();
+        let partitions: Vec<_> = (0..info[0].as_ref().unwrap().partitions)
+            .map(|it| TopicPartition::new(topic.as_str(), it))
+            .collect();
+        let ends = memory.ends(&partitions).unwrap();
+        let group = format!("{NAMESPACE}.{group}");
+        let committed = memory.committed(&group, &partitions).unwrap();
+        let found: Vec<_> = partitions
+            .iter()
+            .map(|it| committed[it].as_ref().map_or(0, |at| at.offset))
+            .collect();
+        (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}"))
+    })
 }
 
 fn create(memory: &Memory) {
@@ -188,13 +194,14 @@ fn config(name: &str) -> Value {
     match name {
         "helper" => desk::helper(NAMESPACE, &kafka, &provider),
         "archive" => desk::archive(NAMESPACE, &kafka),
+        "caller" => desk::caller(NAMESPACE, &kafka),
         view => desk::view(NAMESPACE, &kafka, view),
     }
 }
 
-fn start(name: &str, ordinal: u32, services: Services, model: &Arc<dyn Model>) -> Handle {
+fn start(name: &str, ordinal: u32, services: Services, model: Arc<dyn Model>) -> Handle {
     let services = Services {
-        models: BTreeMap::from([("chat".to_owned(), Arc::clone(model))]),
+        models: BTreeMap::from([("chat".to_owned(), model)]),
         ..services
     };
     let config = serde_json::from_value(config(name)).unwrap();
@@ -211,11 +218,11 @@ fn record((source, key, value): (&'static str, Option<String>, Option<String>)) 
 }
 
 /// With the retries of a model's configuration.
-fn model(ledger: Ledger, seed: u64) -> Arc<dyn Model> {
+fn model(process: Process, seed: u64) -> Arc<dyn Model> {
     let agent = &config("helper")["role"]["agent"];
     let config = serde_json::from_value(agent["model"].clone()).unwrap();
     let metrics = Arc::new(Metrics::new());
-    let provider = Box::new(Desk(ledger));
+    let provider = Box::new(Desk(process));
     Arc::new(Client::new(
         &config,
         provider,
@@ -224,7 +231,7 @@ fn model(ledger: Ledger, seed: u64) -> Arc<dyn Model> {
     ))
 }
 
-struct Desk(Ledger);
+struct Desk(Process);
 
 impl Provider for Desk {
     fn ask<'a>(

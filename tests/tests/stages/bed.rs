@@ -328,6 +328,11 @@ impl Follow {
             .unwrap();
     }
 
+    /// Takes what is there.
+    pub fn look(&mut self) {
+        self.poll(Duration::from_millis(1));
+    }
+
     /// Waits until there are so many records in all.
     pub fn wait(&mut self, count: usize) -> &[Seen] {
         let begun = Instant::now();

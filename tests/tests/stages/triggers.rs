@@ -11,27 +11,32 @@ use headwater_runtime::stage::{self, Handle};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const SESSIONS: usize = 5;
 
 /// The agent with an input log, and with this of its trigger.
 fn agent(bed: &Bed, trigger: &Value) -> Value {
-    let input = bed.topic("agent.helper.in");
-    let topic = TopicSpec {
-        name: input.clone(),
-        partitions: PARTITIONS,
-        replication_factor: Some(1),
-        config: BTreeMap::new(),
-    };
-    if bed.log.topics(std::slice::from_ref(&input)).unwrap()[0].is_none() {
-        bed.log.create(&[topic]).unwrap();
-    }
+    let [input, journal] = ["in", "journal"].map(|part| {
+        let name = bed.topic(&format!("agent.helper.{part}"));
+        let topic = TopicSpec {
+            name: name.clone(),
+            partitions: PARTITIONS,
+            replication_factor: Some(1),
+            config: BTreeMap::new(),
+        };
+        if bed.log.topics(std::slice::from_ref(&name)).unwrap()[0].is_none() {
+            bed.log.create(&[topic]).unwrap();
+        }
+        name
+    });
     let mut stage = bed.agent();
     stage["views"]["flights"]["indexes"] =
         json!([{"name": "byGate", "key": {"one": "value.gate"}}]);
     let own = &mut stage["role"]["agent"];
     own["trigger"]["input"] = json!(input);
+    own["topics"]["journal"] = json!(journal);
     for (name, value) in trigger.as_object().unwrap() {
         own["trigger"][name] = value.clone();
     }
@@ -313,5 +318,177 @@ pub async fn an_intake_stands_still_where_its_source_says_so(bed: Bed) {
     bed.follow("answers").wait(4);
     idle(&bed, &handle).await;
     assert_eq!(bed.read("answers").len(), 4);
+    handle.crash().await;
+}
+
+fn outcomes(bed: &Bed) -> BTreeMap<String, usize> {
+    let mut outcomes = BTreeMap::new();
+    for audit in bed.read("agent.helper.runs") {
+        let Some(outcome) = audit.value["outcome"].as_str() else {
+            continue;
+        };
+        *outcomes.entry(outcome.to_owned()).or_default() += 1;
+    }
+    outcomes
+}
+
+fn asked(bed: &Bed) -> BTreeSet<String> {
+    let answers = bed.read("answers");
+    let asked: BTreeSet<String> = answers
+        .iter()
+        .map(|seen| seen.value["asked"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(asked.len(), answers.len(), "{answers:?}");
+    asked
+}
+
+pub async fn what_was_done_is_not_done_again_across_crashes(mut bed: Bed) {
+    const ROUNDS: usize = 4;
+    const SUBJECTS: usize = 3;
+    let (model, _) = Counting::model(Duration::from_millis(1));
+    bed.models.insert("chat".to_owned(), model);
+    let stage = agent(
+        &bed,
+        &json!({"key": "event.session", "once": {"key": "event.about", "withinMs": 86_400_000}}),
+    );
+    let mut writer = bed.writer();
+    let mut written = 0;
+    for round in 0..ROUNDS {
+        let handle = bed.start(&stage);
+        for session in 0..SESSIONS {
+            for subject in 0..SUBJECTS {
+                let value = json!({
+                    "text": format!("s{session} about {subject}, {round}"), "session": format!("s{session}"),
+                    "about": subject, "flight": "none",
+                });
+                let record = bed.record("questions", &format!("k{written}"), &value);
+                writer.write(&[record]).unwrap();
+                written += 1;
+            }
+        }
+        // Some are done, some are on their way.
+        bed.follow("agent.helper.runs")
+            .wait(round * SESSIONS * SUBJECTS + 5);
+        handle.crash().await;
+    }
+    let handle = bed.started(&stage).await;
+    idle(&bed, &handle).await;
+    let done = SESSIONS * SUBJECTS;
+    let expected = [("Done", done), ("Duplicate", written - done)];
+    let expected = expected.map(|(outcome, count)| (outcome.to_owned(), count));
+    assert_eq!(outcomes(&bed), BTreeMap::from(expected));
+    let answers: BTreeSet<String> = asked(&bed)
+        .iter()
+        .map(|text| text.split(',').next().unwrap().to_owned())
+        .collect();
+    assert_eq!(answers.len(), done);
+    // Each says which run it would have repeated.
+    let audits = bed.read("agent.helper.runs");
+    let outcome = |audit: &Seen, is: &str| audit.value["outcome"] == is;
+    let runs: BTreeSet<&str> = audits
+        .iter()
+        .filter(|audit| outcome(audit, "Done"))
+        .map(|audit| audit.key.as_str())
+        .collect();
+    for audit in audits.iter().filter(|audit| outcome(audit, "Duplicate")) {
+        assert!(runs.contains(audit.value["instead"].as_str().unwrap()));
+    }
+    handle.crash().await;
+}
+
+pub async fn a_run_that_failed_may_be_tried_by_the_next_trigger(bed: Bed) {
+    let mut stage = agent(
+        &bed,
+        &json!({"key": "event.session", "once": {"key": "event.about", "withinMs": 86_400_000}}),
+    );
+    let own = &mut stage["role"]["agent"];
+    own["delivery"]["maxAttempts"] = json!(1);
+    own["outputs"][0]["value"] = json!("{'asked': event.good}");
+    let handle = bed.started(&stage).await;
+    let ask = |more: Value| {
+        let mut value = json!({"text": "?", "session": "s", "about": 1, "flight": "none"});
+        value
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        bed.record("questions", "k", &value)
+    };
+    let records = [
+        ask(json!({})),
+        ask(json!({"good": "first"})),
+        ask(json!({"good": "second"})),
+    ];
+    bed.writer().write(&records).unwrap();
+    bed.follow("agent.helper.runs").wait(3);
+    idle(&bed, &handle).await;
+    assert_eq!(asked(&bed), BTreeSet::from(["first".to_owned()]));
+    let expected = ["Done", "Duplicate", "Failed"].map(|outcome| (outcome.to_owned(), 1));
+    assert_eq!(outcomes(&bed), BTreeMap::from(expected));
+    handle.crash().await;
+}
+
+pub async fn of_triggers_that_wait_the_newest_runs(mut bed: Bed) {
+    let (model, _) = Counting::model(Duration::ZERO);
+    bed.models.insert("chat".to_owned(), model);
+    let coalescing = |milliseconds: u64| {
+        agent(
+            &bed,
+            &json!({"key": "event.session", "coalesceMs": milliseconds}),
+        )
+    };
+    let mut writer = bed.writer();
+    let ask = |session: &str, text: String| {
+        let value = json!({"text": text, "session": session, "flight": "none"});
+        bed.record("questions", session, &value)
+    };
+    // Nothing runs in this time, whatever comes: a crash loses none of it.
+    let handle = bed.started(&coalescing(3_600_000)).await;
+    let burst: Vec<_> = (0..6).map(|n| ask("a", format!("a{n}"))).collect();
+    writer.write(&burst).unwrap();
+    bed.follow("agent.helper.runs").wait(5);
+    handle.crash().await;
+    assert_eq!(asked(&bed), BTreeSet::new());
+    let handle = bed.started(&coalescing(100)).await;
+    writer.write(&[ask("b", "b0".to_owned())]).unwrap();
+    bed.follow("answers").wait(2);
+    idle(&bed, &handle).await;
+    let expected = ["a5", "b0"].map(str::to_owned);
+    assert_eq!(asked(&bed), BTreeSet::from(expected));
+    let expected = [("Coalesced", 5), ("Done", 2)];
+    let expected = expected.map(|(outcome, count)| (outcome.to_owned(), count));
+    assert_eq!(outcomes(&bed), BTreeMap::from(expected));
+    // Triggers that never stop coming do not put the run off for ever.
+    let mut answers = bed.follow("answers");
+    let before = answers.wait(2).len();
+    let begun = Instant::now();
+    let mut n = 0;
+    while answers.seen.len() == before {
+        writer.write(&[ask("c", format!("c{n}"))]).unwrap();
+        answers.look();
+        n += 1;
+        assert!(begun.elapsed() < DEADLINE, "{:#?}", handle.status());
+    }
+    idle(&bed, &handle).await;
+    handle.crash().await;
+}
+
+pub async fn triggers_wait_for_their_keys_run_and_the_newest_of_them_is_next(mut bed: Bed) {
+    let (model, asks) = Counting::model(Duration::from_millis(500));
+    bed.models.insert("chat".to_owned(), model);
+    let stage = agent(&bed, &json!({"key": "event.session", "coalesceMs": 1}));
+    let handle = bed.started(&stage).await;
+    let mut writer = bed.writer();
+    writer.write(&[question(&bed, 0)]).unwrap();
+    until(&handle, "asked", |_| asks.load(Ordering::SeqCst) > 0).await;
+    // All of one session.
+    let later: Vec<_> = (1..5).map(|n| question(&bed, n * SESSIONS)).collect();
+    writer.write(&later).unwrap();
+    bed.follow("answers").wait(2);
+    idle(&bed, &handle).await;
+    let expected = ["q0".to_owned(), format!("q{}", 4 * SESSIONS)];
+    assert_eq!(asked(&bed), BTreeSet::from(expected));
+    let answers = bed.read("answers");
+    // The second knew the first.
+    assert_eq!(answers[1].value["turns"], 2);
     handle.crash().await;
 }

@@ -1,5 +1,6 @@
 //! Agents through their front door: configuration and records in, completions out.
 
+mod again;
 mod budget;
 mod compile;
 mod endings;
@@ -7,6 +8,7 @@ mod prompts;
 mod replay;
 mod slots;
 mod steps;
+mod taken;
 
 use super::*;
 use crate::agent::{Assembly, Context, Freshness, Ready};

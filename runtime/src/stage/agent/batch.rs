@@ -1,6 +1,6 @@
 //! What finished runs come to, and finished steps of runs that go on, on its way into the log.
 //!
-//! One batch is under way at a time. It holds a finished prefix of each partition and its steps, and stays as it
+//! One batch is under way at a time. It holds what is finished of each partition and its steps, and stays as it
 //! is until its fate is known; only partitions that were lost are taken out. A record that the log refuses
 //! fails its run alone: then the run's failure is written instead. A step that it refuses is not journaled, and
 //! its run is told so.
@@ -12,7 +12,8 @@ use super::super::resume::position;
 use super::Setup;
 use super::driver::Active;
 use super::interim::{self, Told};
-use super::window::Prefix;
+use super::window::Part;
+use crate::backoff::Random;
 use crate::log::{self, Committed, GroupReader};
 use crate::metrics;
 use crate::observe::Happening;
@@ -101,7 +102,9 @@ impl Owner {
 }
 
 struct Batch {
-    parts: BTreeMap<i32, Prefix<Finished>>,
+    parts: BTreeMap<i32, Part<Finished>>,
+    /// Tells this transaction from every other of its group.
+    number: u64,
     /// Of partitions that have a part. What the log refused is gone.
     steps: BTreeMap<i32, Vec<Option<Pending>>>,
     records: Vec<NewRecord>,
@@ -111,12 +114,13 @@ struct Batch {
 
 impl Batch {
     fn new(
-        mut parts: BTreeMap<i32, Prefix<Finished>>,
+        number: u64,
+        mut parts: BTreeMap<i32, Part<Finished>>,
         steps: Vec<(i32, NewRecord, Pending)>,
     ) -> Self {
         let (mut records, mut owners) = (Vec::new(), Vec::new());
-        for (number, prefix) in &mut parts {
-            for (place, finished) in prefix.runs.iter_mut().enumerate() {
+        for (number, part) in &mut parts {
+            for (place, finished) in part.runs.iter_mut().enumerate() {
                 let of = std::mem::take(&mut finished.completion.records);
                 owners.extend(of.iter().map(|_| Owner::Run(*number, place)));
                 records.extend(of);
@@ -131,6 +135,7 @@ impl Batch {
         }
         Self {
             parts,
+            number,
             steps: held,
             records,
             owners,
@@ -169,6 +174,8 @@ pub(super) struct Batches {
     committer: Committer,
     topic: Arc<str>,
     pending: Option<Batch>,
+    /// Of the last transaction.
+    number: u64,
     /// When offsets that no run moved are committed.
     offsets_at: Instant,
 }
@@ -192,6 +199,8 @@ impl Batches {
             committer,
             topic: topic.into(),
             pending: None,
+            // No former process of this id counted from here.
+            number: Random::unseeded().next() >> u32::BITS << u32::BITS,
             offsets_at: Instant::now(),
         }
     }
@@ -208,7 +217,7 @@ impl Batches {
     /// Runs under way into the log.
     pub(super) fn len(&self) -> usize {
         let parts = self.pending.iter().flat_map(|batch| batch.parts.values());
-        parts.map(|prefix| prefix.runs.len()).sum()
+        parts.map(|part| part.runs.len()).sum()
     }
 
     /// When there will be something to do though nothing happens.
@@ -218,10 +227,10 @@ impl Batches {
         }
         let mut idle = None;
         for active in actives {
-            if !active.steps.is_empty() {
+            if !active.steps.is_empty() || active.window.awaits_mark() {
                 return Some(Instant::now());
             }
-            if active.window.idle_offset().is_some() {
+            if active.window.has_moved() {
                 idle = Some(self.offsets_at);
             }
         }
@@ -274,6 +283,28 @@ impl Batches {
         Ok(self.pending.is_none())
     }
 
+    /// Commits of these partitions, whose runs have all ended, that none is under way. It is tried once: where it fails,
+    /// the next owner takes them for left in the middle of their runs.
+    pub(super) fn leave(
+        &mut self,
+        group: &mut dyn GroupReader,
+        actives: &mut BTreeMap<i32, &mut Active>,
+        numbers: &[i32],
+    ) -> Result<(), Error> {
+        let parts: BTreeMap<_, _> = actives
+            .iter()
+            .filter(|(number, _)| numbers.contains(number))
+            .filter_map(|(number, active)| Some((*number, active.window.leave()?)))
+            .collect();
+        if self.pending.is_some() || parts.is_empty() {
+            return Ok(());
+        }
+        self.number = self.number.wrapping_add(1);
+        self.pending = Some(Batch::new(self.number, parts, Vec::new()));
+        self.send(group, actives)?;
+        Ok(())
+    }
+
     /// Makes the next batch. False where there is nothing for one.
     fn gather(&mut self, actives: &mut BTreeMap<i32, &mut Active>, idle: bool) -> bool {
         let mut room = Room::default();
@@ -284,32 +315,31 @@ impl Batches {
         }
         let mut parts = BTreeMap::new();
         for (number, active) in actives.iter_mut() {
-            if let Some(prefix) = active
+            if let Some(part) = active
                 .window
                 .take(&mut |finished: &Finished| room.takes(finished.bytes))
             {
-                parts.insert(*number, prefix);
+                parts.insert(*number, part);
             }
         }
-        if parts.is_empty() && steps.is_empty() && !idle {
+        let marks = actives.values().any(|active| active.window.awaits_mark());
+        if parts.is_empty() && steps.is_empty() && !marks && !idle {
             return false;
         }
         for (number, active) in actives.iter() {
             // Whoever writes for a partition commits its offset too: that is what keeps out a replica that lost it.
             let writes = steps.iter().any(|(of, ..)| of == number);
-            let next = active.window.idle_offset();
-            if let Some(next) = next.or(writes.then(|| active.window.reached())) {
-                parts.entry(*number).or_insert(Prefix {
-                    runs: Vec::new(),
-                    keys: Vec::new(),
-                    next,
-                });
+            if writes || active.window.has_moved() || active.window.awaits_mark() {
+                parts
+                    .entry(*number)
+                    .or_insert_with(|| active.window.idle());
             }
         }
         if parts.is_empty() {
             return false;
         }
-        self.pending = Some(Batch::new(parts, steps));
+        self.number = self.number.wrapping_add(1);
+        self.pending = Some(Batch::new(self.number, parts, steps));
         true
     }
 
@@ -356,11 +386,13 @@ impl Batches {
             let offsets: Vec<_> = batch
                 .parts
                 .iter()
-                .map(|(number, prefix)| {
+                .map(|(number, part)| {
                     let skip = actives.get(number).and_then(|active| active.skip);
+                    let progress = &part.progress;
+                    let metadata = progress.metadata(batch.number);
                     (
                         TopicPartition::new(Arc::clone(&self.topic), *number),
-                        position(prefix.next, skip),
+                        position(progress.next, skip, metadata),
                     )
                 })
                 .collect();
@@ -385,12 +417,12 @@ impl Batches {
                 pending.tell(Ok(()));
             }
         }
-        for (number, prefix) in batch.parts {
+        for (number, part) in batch.parts {
             let Some(active) = actives.get_mut(&number) else {
                 continue;
             };
-            active.window.committed(prefix.next, &prefix.keys);
-            for mut finished in prefix.runs {
+            active.window.committed(&part);
+            for mut finished in part.runs {
                 if let Some(journal) = &mut active.journal {
                     for change in std::mem::take(&mut finished.completion.journal) {
                         journal.apply(change);
@@ -432,7 +464,7 @@ impl Batches {
         let run = batch
             .parts
             .get_mut(&number)
-            .and_then(|prefix| prefix.runs.get_mut(place));
+            .and_then(|part| part.runs.get_mut(place));
         let Some(finished) = run else { return };
         finished.refusals += 1;
         tracing::error!(
@@ -448,7 +480,7 @@ impl Batches {
                 // That it cannot be made, no data can cause; then nothing is written of the run.
                 if let Ok(mut failed) = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms) {
                     let journal = actives.get(&number).and_then(|own| own.journal.as_ref());
-                    interim::end(&self.setup, journal, number, &trigger.run, &mut failed);
+                    interim::end(&self.setup, journal, number, &trigger, &mut failed);
                     finished.completion = failed;
                 }
                 let records = std::mem::take(&mut finished.completion.records);

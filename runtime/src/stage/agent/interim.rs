@@ -5,10 +5,13 @@
 
 use super::Setup;
 use crate::log::Waker;
-use headwater_engine::agent::Completion;
+use headwater_engine::agent::{Completion, Trigger};
 use headwater_engine::journal::{Change, Store};
 use std::sync::mpsc::Sender;
 use tokio::sync::oneshot;
+
+/// Once keys that a run's end takes out of the journal at most, their time being over: more than it puts in.
+const OVER: usize = 2;
 
 /// One run's way to the driver.
 pub(super) struct Interim {
@@ -53,18 +56,21 @@ impl Interim {
     }
 }
 
-/// Adds to what ends a run the end of what the journal has of it.
+/// Adds to what ends a run the end of what the journal has of it, and of some that is over.
 pub(super) fn end(
     setup: &Setup,
     journal: Option<&Store>,
     partition: i32,
-    run: &str,
+    trigger: &Trigger,
     completion: &mut Completion,
 ) {
     let (Some(journal), Some(topic)) = (journal, &setup.config.topics.journal) else {
         return;
     };
-    for change in journal.ending(run) {
+    let ending = journal.ending(&trigger.run).into_iter();
+    // Somebody has to, and it is little each time.
+    let over = setup.agent.over(trigger, journal, OVER);
+    for change in ending.chain(over) {
         // A tombstone can always be written.
         if let Ok(record) = change.record(topic, partition) {
             completion.records.push(record);

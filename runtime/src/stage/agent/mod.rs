@@ -8,17 +8,22 @@ mod batch;
 mod driver;
 mod intake;
 mod interim;
+mod outage;
+mod progress;
 mod run;
 mod start;
+mod suspect;
 mod window;
 
 use super::held::{Folder, Held};
 use super::{Context, Error, Parts};
+use crate::backoff::Random;
 use crate::model::{self, Model};
 use driver::Driver;
 use headwater_engine::agent::Agent;
 use headwater_engine::config;
 use headwater_engine::view::Definition;
+use outage::Provider;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +34,8 @@ struct Setup {
     config: config::Agent,
     agent: Arc<Agent>,
     model: Option<Arc<dyn Model>>,
+    /// Absent where rules of the configuration answer, which are never away.
+    provider: Option<Provider>,
     held: Arc<Held>,
     freshness_wait: Duration,
     attempt_timeout: Duration,
@@ -79,11 +86,13 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
         config: config.clone(),
         agent,
         model,
+        provider: is_remote(config).then(|| Provider::new(outage::BACKOFF, Random::unseeded())),
         held: Arc::clone(&held),
         freshness_wait: Duration::from_millis(config.freshness_wait_ms),
         attempt_timeout: Duration::from_millis(config.delivery.attempt_timeout_ms),
     });
     let folding = Arc::clone(context);
+    let reading = held.reading();
     let mut parts = intake::parts(context, &setup)?;
     let own: Parts = vec![
         (
@@ -94,10 +103,22 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
                 Folder::new(folding, life, held).run()
             }),
         ),
-        ("runs", Box::new(move |life| Driver::start(setup, life))),
+        (
+            "runs",
+            Box::new(move |life| {
+                // Until its last run has ended.
+                let _reading = reading;
+                Driver::start(setup, life)
+            }),
+        ),
     ];
     parts.extend(own);
     Ok(parts)
+}
+
+fn is_remote(config: &config::Agent) -> bool {
+    let provider = config.model.as_ref().map(|model| &model.provider);
+    provider.is_some_and(|provider| !matches!(provider, config::Provider::Scripted { .. }))
 }
 
 /// These views, to be held here.

@@ -7,9 +7,10 @@
 
 use super::super::life::Life;
 use super::super::reading::{persist, to_end};
-use super::super::resume::Intent;
+use super::super::resume::{self, Intent};
 use super::super::{Error, Stall};
 use super::Setup;
+use super::progress::Progress;
 use crate::log::{Committed, GroupReader, Log, Watermarks};
 use headwater_engine::config::StartFrom;
 use headwater_engine::conversation::{self, Limits};
@@ -32,7 +33,7 @@ pub(super) enum Found {
 
 /// Where one partition goes on.
 pub(super) struct Place {
-    pub(super) next: i64,
+    pub(super) progress: Progress,
     /// Of a trigger that is gone past, whatever it is.
     pub(super) skip: Option<i64>,
 }
@@ -58,13 +59,21 @@ pub(super) fn find(
         let next = |partition: &TopicPartition| {
             let bounds = bounds.get(partition).copied().unwrap_or(NOTHING);
             let committed = committed.get(partition).and_then(Option::as_ref);
-            let next = match committed {
-                Some(at) => Stall::position(&resource, partition, at.offset, bounds)?,
+            let progress = match committed {
+                Some(at) => {
+                    Stall::position(&resource, partition, at.offset, bounds)?;
+                    Progress::read(at, resume::progress(at))
+                        .ok_or_else(|| unreadable(&resource, partition))?
+                }
                 // Added since the agent began.
-                None => bounds.low,
+                None => Progress {
+                    next: bounds.low,
+                    finished: Vec::new(),
+                    clean: true,
+                },
             };
             let skip = Intent::skipped(committed);
-            Ok(Place { next, skip })
+            Ok(Place { progress, skip })
         };
         let offsets = assigned
             .iter()
@@ -97,6 +106,17 @@ pub(super) fn find(
         })
         .collect();
     Ok(Found::New(first))
+}
+
+/// What is finished is written in a way that this version does not know.
+fn unreadable(resource: &str, partition: &TopicPartition) -> Stall {
+    Stall {
+        reason: "PositionsLost",
+        at: partition.to_string(),
+        message: format!(
+            "the committed offset of '{partition}' has metadata that this version cannot read, so it cannot tell which triggers have been run. Run the version that wrote it, or say where to go on: headwater resume {resource} --from Earliest|Latest|POSITION"
+        ),
+    }
 }
 
 fn refuse_lost_positions(setup: &Setup, life: &Life, log: &dyn Log) -> Result<(), Error> {

@@ -1,28 +1,34 @@
 //! The unfinished triggers of one partition, in offset order.
 //!
-//! Pure bookkeeping: which may start, and how far the offset may be committed. Runs of one key are in
-//! order, and the next one starts only when its predecessor is *committed*, not merely finished; runs
-//! of different keys go on at once. What is committed is always a prefix, so that the group's offset
-//! alone says what is done.
+//! Pure bookkeeping: which may start, and what may be committed. Runs of one key are in order, and the next one
+//! starts only when its predecessor is *committed*, not merely finished; runs of different keys go on at once, and
+//! are committed as they finish, whatever is before them. What is finished above the lowest unfinished one goes
+//! into the offset's metadata ([`Progress`]); where that has no room for more, a run waits for those before it.
 
+use super::progress::{Progress, STRETCHES_MAX};
 use headwater_engine::key::Key;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::ops::Range;
 
 /// `W` waits for its start, `F` is finished and waits for its commit.
 pub(super) struct Window<W, F> {
-    entries: VecDeque<Entry<W, F>>,
+    /// All below `next` that is not here is finished and committed.
+    entries: BTreeMap<i64, Entry<W, F>>,
     /// Keys of runs that are under way, or finished and not committed.
     busy: HashSet<Key>,
     /// Next offset to be read.
     next: i64,
+    /// Finished by former owners; of it only what is not yet read.
+    ahead: VecDeque<Range<i64>>,
     /// Next offset as the group's offset has it.
     committed: i64,
+    /// The group's offset says that runs may be under way.
+    marked: bool,
     halted: bool,
     running: usize,
 }
 
 struct Entry<W, F> {
-    offset: i64,
     key: Option<Key>,
     state: State<W, F>,
 }
@@ -31,29 +37,39 @@ enum State<W, F> {
     Waiting(W),
     Running,
     Finished(F),
+    /// In a transaction whose fate is not known.
+    Committing,
     /// Never to be committed: the partition stands still here.
     Halted,
 }
 
-/// A finished prefix, on its way into a transaction.
+/// Finished runs, on their way into a transaction.
 #[derive(Debug, PartialEq)]
-pub(super) struct Prefix<F> {
+pub(super) struct Part<F> {
     pub(super) runs: Vec<F>,
-    pub(super) keys: Vec<Key>,
-    /// The offset to commit.
-    pub(super) next: i64,
+    /// Of these runs.
+    offsets: Vec<i64>,
+    /// What is to be committed with them.
+    pub(super) progress: Progress,
 }
 
 impl<W, F> Window<W, F> {
-    pub(super) fn new(next: i64) -> Self {
+    pub(super) fn new(progress: Progress) -> Self {
         Self {
-            entries: VecDeque::new(),
+            entries: BTreeMap::new(),
             busy: HashSet::new(),
-            next,
-            committed: next,
+            next: progress.next,
+            ahead: progress.finished.into(),
+            committed: progress.next,
+            marked: !progress.clean,
             halted: false,
             running: 0,
         }
+    }
+
+    /// Whether a former owner finished this one.
+    pub(super) fn is_finished(&self, offset: i64) -> bool {
+        self.ahead.iter().any(|stretch| stretch.contains(&offset))
     }
 
     /// A trigger to be run.
@@ -67,18 +83,25 @@ impl<W, F> Window<W, F> {
     }
 
     fn push(&mut self, offset: i64, key: Option<Key>, state: State<W, F>) {
-        self.entries.push_back(Entry { offset, key, state });
-        self.next = self.next.max(offset + 1);
+        self.entries.insert(offset, Entry { key, state });
+        self.advance(offset + 1);
     }
 
     /// Everything below `next` was read: filtered records and control records too.
     pub(super) fn advance(&mut self, next: i64) {
         self.next = self.next.max(next);
+        while self
+            .ahead
+            .front()
+            .is_some_and(|stretch| stretch.end <= self.next)
+        {
+            self.ahead.pop_front();
+        }
     }
 
-    /// Stands still at this record: it is not run, nor anything after it.
+    /// Stands still at this record: it is not run, nor is anything after it begun.
     pub(super) fn halt_at(&mut self, offset: i64) {
-        match self.entries.iter_mut().find(|entry| entry.offset == offset) {
+        match self.entries.get_mut(&offset) {
             Some(entry) => {
                 if matches!(entry.state, State::Running) {
                     self.running -= 1;
@@ -107,27 +130,64 @@ impl<W, F> Window<W, F> {
         self.running
     }
 
-    /// Takes out at most `limit` triggers that may start now, in offset order.
-    pub(super) fn start(&mut self, limit: usize) -> Vec<(i64, Option<Key>, W)> {
+    /// The triggers that wait for their start.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.entries.values().filter_map(|entry| match &entry.state {
+            State::Waiting(trigger) => Some(trigger),
+            _ => None,
+        })
+    }
+
+    /// Takes out the trigger of this key that waits, if it `may` go, for [`Window::finish`]: it starts no run.
+    pub(super) fn supersede(
+        &mut self,
+        key: &Key,
+        may: &dyn Fn(&W) -> bool,
+    ) -> Option<(i64, W)> {
+        let (offset, entry) = self.entries.iter_mut().rev().find(|(_, entry)| {
+            entry.key.as_ref() == Some(key)
+                && matches!(&entry.state, State::Waiting(trigger) if may(trigger))
+        })?;
+        let State::Waiting(trigger) = std::mem::replace(&mut entry.state, State::Running) else {
+            return None;
+        };
+        // Another run of the key may be under way: this one's commit does not end it.
+        entry.key = None;
+        self.running += 1;
+        Some((*offset, trigger))
+    }
+
+    /// Takes out at most `limit` triggers that may start now, in offset order: those that are `due`.
+    pub(super) fn start(
+        &mut self,
+        limit: usize,
+        due: &dyn Fn(&W) -> bool,
+    ) -> Vec<(i64, Option<Key>, W)> {
         let mut started = Vec::new();
+        if !self.marked {
+            return started;
+        }
         // A key whose earlier trigger waits is not overtaken.
         let mut passed: HashSet<Key> = HashSet::new();
-        for entry in &mut self.entries {
+        for (offset, entry) in &mut self.entries {
             if started.len() == limit || matches!(entry.state, State::Halted) {
                 break;
             }
-            if !matches!(entry.state, State::Waiting(_)) {
+            let State::Waiting(trigger) = &entry.state else {
                 continue;
-            }
+            };
             if let Some(key) = &entry.key
                 && (self.busy.contains(key) || !passed.insert(key.clone()))
             {
                 continue;
             }
+            if !due(trigger) {
+                continue;
+            }
             if let State::Waiting(trigger) = std::mem::replace(&mut entry.state, State::Running) {
                 self.busy.extend(entry.key.clone());
                 self.running += 1;
-                started.push((entry.offset, entry.key.clone(), trigger));
+                started.push((*offset, entry.key.clone(), trigger));
             }
         }
         started
@@ -135,61 +195,133 @@ impl<W, F> Window<W, F> {
 
     /// A run ended. False where the window does not know it.
     pub(super) fn finish(&mut self, offset: i64, finished: F) -> bool {
-        let entry = self
-            .entries
-            .iter_mut()
-            .find(|entry| entry.offset == offset && matches!(entry.state, State::Running));
-        let Some(entry) = entry else { return false };
-        entry.state = State::Finished(finished);
-        self.running -= 1;
-        true
+        match self.entries.get_mut(&offset) {
+            Some(entry) if matches!(entry.state, State::Running) => {
+                entry.state = State::Finished(finished);
+                self.running -= 1;
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Takes out the finished prefix, as long as there is room. Its keys stay busy until
-    /// [`Window::committed`]. `None` where there is nothing to commit but offsets of records that
-    /// started no run; those are [`Window::idle_offset`].
-    pub(super) fn take(&mut self, room: &mut dyn FnMut(&F) -> bool) -> Option<Prefix<F>> {
-        let mut prefix = Prefix {
-            runs: Vec::new(),
-            keys: Vec::new(),
-            next: 0,
-        };
-        while let Some(Entry {
-            state: State::Finished(finished),
-            ..
-        }) = self.entries.front()
-            && room(finished)
-        {
-            if let Some(Entry {
-                key,
-                state: State::Finished(finished),
-                ..
-            }) = self.entries.pop_front()
+    /// Takes out what is finished, as long as there is room. Its keys stay busy until [`Window::committed`]; until
+    /// then nothing else is to be taken. `None` where no run is finished; what other records come to is
+    /// [`Window::idle`].
+    pub(super) fn take(&mut self, room: &mut dyn FnMut(&F) -> bool) -> Option<Part<F>> {
+        // One that leaves unfinished ones behind makes one more stretch at most.
+        let mut stretches = STRETCHES_MAX.saturating_sub(self.stretches().len());
+        let mut behind = false;
+        let (mut runs, mut offsets) = (Vec::new(), Vec::new());
+        for (offset, entry) in &mut self.entries {
+            match &entry.state {
+                State::Finished(finished) if !behind || stretches > 0 => {
+                    if !room(finished) {
+                        break;
+                    }
+                }
+                _ => {
+                    behind = true;
+                    continue;
+                }
+            }
+            stretches = stretches.saturating_sub(usize::from(behind));
+            if let State::Finished(finished) =
+                std::mem::replace(&mut entry.state, State::Committing)
             {
-                prefix.runs.push(finished);
-                prefix.keys.extend(key);
+                runs.push(finished);
+                offsets.push(*offset);
             }
         }
-        prefix.next = self.reached();
-        (!prefix.runs.is_empty()).then_some(prefix)
+        (!runs.is_empty()).then(|| Part {
+            runs,
+            offsets,
+            progress: self.progress(),
+        })
     }
 
-    /// The offset that may be committed though no run ended.
-    pub(super) fn idle_offset(&self) -> Option<i64> {
-        let reached = self.reached();
-        (reached > self.committed).then_some(reached)
+    /// What is finished, without any run: for a commit that only says so.
+    pub(super) fn idle(&self) -> Part<F> {
+        Part {
+            runs: Vec::new(),
+            offsets: Vec::new(),
+            progress: self.progress(),
+        }
     }
 
-    /// Below it everything is committed or on its way into a transaction.
-    pub(super) fn reached(&self) -> i64 {
-        self.entries.front().map_or(self.next, |entry| entry.offset)
+    /// Whether it has to be committed that runs may be under way, before any can start.
+    pub(super) fn awaits_mark(&self) -> bool {
+        let waits = |entry: &Entry<W, F>| matches!(entry.state, State::Waiting(_));
+        !self.marked && self.entries.values().any(waits)
     }
 
-    /// A transaction with this prefix is committed.
-    pub(super) fn committed(&mut self, next: i64, keys: &[Key]) {
-        self.committed = self.committed.max(next);
-        for key in keys {
-            self.busy.remove(key);
+    /// For a commit that says that no run is under way any more. `None` where the offset says that already.
+    pub(super) fn leave(&self) -> Option<Part<F>> {
+        let mut part = self.idle();
+        part.progress.clean = true;
+        self.marked.then_some(part)
+    }
+
+    /// Whether the offset may be committed further on though no run ended.
+    pub(super) fn has_moved(&self) -> bool {
+        self.reached() > self.committed
+    }
+
+    fn unfinished_offsets(&self) -> impl Iterator<Item = i64> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| !matches!(entry.state, State::Committing))
+            .map(|(offset, _)| *offset)
+    }
+
+    fn reached(&self) -> i64 {
+        self.unfinished_offsets().next().unwrap_or(self.next)
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            next: self.reached(),
+            finished: self.stretches(),
+            clean: false,
+        }
+    }
+
+    /// What is finished above the lowest unfinished one.
+    fn stretches(&self) -> Vec<Range<i64>> {
+        let mut stretches: Vec<Range<i64>> = Vec::new();
+        let mut begin = None;
+        for offset in self.unfinished_offsets() {
+            stretches.extend(
+                begin
+                    .map(|begin| begin..offset)
+                    .filter(|own| !own.is_empty()),
+            );
+            begin = Some(offset + 1);
+        }
+        // Without an unfinished one the offset says it.
+        stretches.extend(
+            begin
+                .map(|begin| begin..self.next)
+                .filter(|own| !own.is_empty()),
+        );
+        for stretch in &self.ahead {
+            let start = stretch.start.max(self.next);
+            match stretches.last_mut() {
+                Some(last) if last.end == start => last.end = stretch.end,
+                _ => stretches.push(start..stretch.end),
+            }
+        }
+        stretches
+    }
+
+    /// The transaction with this part is committed.
+    pub(super) fn committed(&mut self, part: &Part<F>) {
+        self.committed = self.committed.max(part.progress.next);
+        self.marked = !part.progress.clean;
+        for offset in &part.offsets {
+            if let Some(key) = self.entries.remove(offset).and_then(|entry| entry.key) {
+                self.busy.remove(&key);
+            }
         }
     }
 }
@@ -197,13 +329,23 @@ impl<W, F> Window<W, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn key(text: &str) -> Option<Key> {
         Key::from_text(text).unwrap()
     }
 
+    fn from(next: i64) -> Progress {
+        Progress {
+            next,
+            finished: Vec::new(),
+            clean: false,
+        }
+    }
+
     fn window(keys: &[&str]) -> Window<(), i64> {
-        let mut window = Window::new(0);
+        let mut window = Window::new(from(0));
         for (offset, text) in (0..).zip(keys) {
             window.wait(offset, key(text), ());
         }
@@ -212,16 +354,17 @@ mod tests {
 
     fn start(window: &mut Window<(), i64>, limit: usize) -> Vec<i64> {
         window
-            .start(limit)
+            .start(limit, &|_| true)
             .into_iter()
             .map(|(offset, _, _)| offset)
             .collect()
     }
 
-    fn commit(window: &mut Window<(), i64>) -> Option<(Vec<i64>, i64)> {
-        let prefix = window.take(&mut |_| true)?;
-        window.committed(prefix.next, &prefix.keys);
-        Some((prefix.runs, prefix.next))
+    /// The runs, the offset, and what is finished above.
+    fn commit(window: &mut Window<(), i64>) -> Option<(Vec<i64>, i64, Vec<Range<i64>>)> {
+        let part = window.take(&mut |_| true)?;
+        window.committed(&part);
+        Some((part.runs, part.progress.next, part.progress.finished))
     }
 
     #[test]
@@ -233,7 +376,7 @@ mod tests {
         window.finish(0, 0);
         // Finished is not committed.
         assert_eq!(start(&mut window, 100), [0_i64; 0]);
-        assert_eq!(commit(&mut window), Some((vec![0], 1)));
+        assert_eq!(commit(&mut window), Some((vec![0], 1, vec![])));
         assert_eq!(start(&mut window, 100), [2]);
     }
 
@@ -246,50 +389,95 @@ mod tests {
     }
 
     #[test]
-    fn commits_are_prefixes() {
-        let mut window = window(&["a", "b", "c"]);
-        start(&mut window, 3);
+    fn a_slow_run_holds_back_none_but_its_key() {
+        let mut window = window(&["a", "b", "c", "a", "b"]);
+        start(&mut window, 9);
         window.finish(1, 1);
         window.finish(2, 2);
-        assert_eq!(commit(&mut window), None);
+        assert_eq!(commit(&mut window), Some((vec![1, 2], 0, vec![1..3])));
+        assert_eq!(start(&mut window, 9), [4]);
+        window.finish(4, 4);
+        assert_eq!(commit(&mut window), Some((vec![4], 0, vec![1..3, 4..5])));
         assert!(window.finish(0, 0));
         assert!(!window.finish(0, 0));
+        assert_eq!(commit(&mut window), Some((vec![0], 3, vec![4..5])));
+        assert_eq!(start(&mut window, 9), [3]);
+        window.finish(3, 3);
+        assert_eq!(commit(&mut window), Some((vec![3], 5, vec![])));
+        assert_eq!(window.unfinished(), 0);
+    }
+
+    #[test]
+    fn what_finds_no_room_goes_next() {
+        let mut window = window(&["a", "b", "c"]);
+        start(&mut window, 3);
+        (0..3).for_each(|offset| assert!(window.finish(offset, offset)));
         let mut room = 2;
-        let prefix = window.take(&mut |_| {
+        let part = window.take(&mut |_| {
             room -= 1;
             room >= 0
         });
-        let prefix = prefix.unwrap();
-        assert_eq!((prefix.runs, prefix.next), (vec![0, 1], 2));
-        assert_eq!(commit(&mut window), Some((vec![2], 3)));
-        assert_eq!(window.unfinished(), 0);
+        let part = part.unwrap();
+        assert_eq!((&part.runs, part.progress.next), (&vec![0, 1], 2));
+        window.committed(&part);
+        assert_eq!(commit(&mut window), Some((vec![2], 3, vec![])));
     }
 
     #[test]
     fn records_without_a_run_move_the_offset() {
         let mut window = window(&[]);
-        assert_eq!(window.idle_offset(), None);
+        assert!(!window.has_moved());
         window.advance(5);
-        assert_eq!(window.idle_offset(), Some(5));
+        assert!(window.has_moved());
+        assert_eq!(window.idle().progress, from(5));
         window.wait(5, key("a"), ());
         window.advance(9);
-        assert_eq!(window.idle_offset(), Some(5));
+        assert_eq!(window.idle().progress.next, 5);
+        assert_eq!(window.idle().progress.finished, vec![6..9]);
         start(&mut window, 1);
         window.finish(5, 5);
-        assert_eq!(commit(&mut window), Some((vec![5], 9)));
-        assert_eq!(window.idle_offset(), None);
+        assert_eq!(commit(&mut window), Some((vec![5], 9, vec![])));
+        assert!(!window.has_moved());
     }
 
     #[test]
-    fn nothing_at_or_after_a_halt_is_committed_or_started() {
+    fn where_nothing_was_under_way_that_is_taken_back_before_a_start() {
+        let mut window: Window<(), i64> = Window::new(Progress {
+            clean: true,
+            ..from(3)
+        });
+        assert!(!window.awaits_mark());
+        assert_eq!(window.leave(), None);
+        window.wait(3, key("a"), ());
+        assert_eq!(start(&mut window, 9), [0_i64; 0]);
+        assert!(window.awaits_mark());
+        let mark = window.idle();
+        assert_eq!(mark.progress, from(3));
+        window.committed(&mark);
+        assert!(!window.awaits_mark());
+        assert_eq!(start(&mut window, 9), [3]);
+
+        // Its run was ended where it was.
+        let left = window.leave().unwrap();
+        let clean = Progress {
+            clean: true,
+            ..from(3)
+        };
+        assert_eq!(left.progress, clean);
+        window.committed(&left);
+        assert_eq!(window.leave(), None);
+    }
+
+    #[test]
+    fn nothing_after_a_halt_is_started() {
         let mut window = window(&["a", "b", "c"]);
         assert_eq!(start(&mut window, 2), [0, 1]);
         window.halt_at(1);
         assert_eq!(window.running(), 1);
         window.finish(0, 0);
-        assert_eq!(commit(&mut window), Some((vec![0], 1)));
+        assert_eq!(commit(&mut window), Some((vec![0], 1, vec![])));
         assert_eq!(start(&mut window, 9), [0_i64; 0]);
-        assert_eq!(window.idle_offset(), None);
+        assert!(!window.has_moved());
         assert!(window.is_halted());
     }
 
@@ -299,10 +487,129 @@ mod tests {
         window.halt_at(2);
         assert_eq!(start(&mut window, 9), [0]);
         window.finish(0, 0);
-        assert_eq!(commit(&mut window), Some((vec![0], 1)));
+        assert_eq!(commit(&mut window), Some((vec![0], 1, vec![])));
         assert_eq!(start(&mut window, 9), [1]);
         window.finish(1, 1);
-        assert_eq!(commit(&mut window), Some((vec![1], 2)));
+        assert_eq!(commit(&mut window), Some((vec![1], 2, vec![])));
         assert_eq!(commit(&mut window), None);
+    }
+
+    #[test]
+    fn there_is_room_for_so_many_stretches_and_for_the_lowest_always() {
+        let count = 3 * STRETCHES_MAX as i64;
+        let keys: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut window = window(&keys);
+        start(&mut window, keys.len());
+        (1..count)
+            .step_by(2)
+            .for_each(|offset| assert!(window.finish(offset, offset)));
+        let (runs, next, finished) = commit(&mut window).unwrap();
+        assert_eq!(
+            (runs.len(), next, finished.len()),
+            (STRETCHES_MAX, 0, STRETCHES_MAX)
+        );
+        assert_eq!(commit(&mut window), None);
+        window.finish(0, 0);
+        let (runs, next, finished) = commit(&mut window).unwrap();
+        assert_eq!((runs, next), (vec![0], 2));
+        assert!(finished.len() < STRETCHES_MAX);
+        assert_eq!(commit(&mut window).map(|(runs, ..)| runs.len()), Some(1));
+    }
+
+    proptest! {
+        /// Owners that come and go, each going on from what was committed: everything is run once, and what the offset
+        /// says is finished is what was committed.
+        #[test]
+        fn whoever_goes_on_runs_what_is_left(
+            steps in prop::collection::vec((0..6u8, 0..40usize), 1..200),
+            keys in prop::collection::vec(0..6u8, 40),
+        ) {
+            let mut stored = from(0);
+            let mut done = BTreeSet::new();
+            let mut window: Window<(), i64> = Window::new(stored.clone());
+            for (step, number) in steps {
+                match step {
+                    // Reads on.
+                    0 | 1 => {
+                        let offset = window.next();
+                        if offset < 40 {
+                            let finished = window.is_finished(offset);
+                            prop_assert_eq!(finished, done.contains(&offset));
+                            match keys[offset as usize] {
+                                _ if finished => window.advance(offset + 1),
+                                // Filtered.
+                                0 => { window.advance(offset + 1); done.insert(offset); }
+                                own => window.wait(offset, key(&own.to_string()), ()),
+                            }
+                        }
+                    }
+                    2 => { start(&mut window, 1 + number % 4); }
+                    3 => { window.finish(number as i64, number as i64); }
+                    4 => {
+                        if let Some(part) = window.take(&mut |_| true) {
+                            // Read back as a successor would.
+                            let committed = crate::log::Committed { offset: part.progress.next, metadata: part.progress.metadata(7) };
+                            stored = Progress::read(&committed, &committed.metadata).unwrap();
+                            prop_assert_eq!(&stored, &part.progress);
+                            for run in &part.runs {
+                                prop_assert!(done.insert(*run), "{} is committed twice", run);
+                            }
+                            window.committed(&part);
+                        }
+                    }
+                    // Dies.
+                    _ => {
+                        let said = |offset: i64| offset < stored.next || stored.finished.iter().any(|own| own.contains(&offset));
+                        done.retain(|offset| said(*offset) || keys[*offset as usize] != 0);
+                        for offset in 0..40 {
+                            prop_assert!(!said(offset) || done.contains(&offset) || keys[offset as usize] == 0);
+                            prop_assert!(said(offset) || !done.contains(&offset), "{} was committed and is forgotten", offset);
+                        }
+                        window = Window::new(stored.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_trigger_takes_the_place_of_one_that_waits_and_frees_no_key() {
+        let mut window = window(&["a", "b", "a", "a"]);
+        assert_eq!(start(&mut window, 1), [0]);
+        let any = |_: &()| true;
+        let a = key("a").unwrap();
+        assert_eq!(window.supersede(&a, &any), Some((3, ())));
+        assert_eq!(window.supersede(&a, &|()| false), None);
+        assert_eq!(window.supersede(&a, &any), Some((2, ())));
+        // One that runs is not taken.
+        assert_eq!(window.supersede(&a, &any), None);
+        window.wait(4, key("a"), ());
+        assert!(window.finish(2, 2) && window.finish(3, 3));
+        assert_eq!(window.running(), 1);
+        let part = window.take(&mut |_| true).unwrap();
+        assert_eq!(part.runs, [2, 3]);
+        window.committed(&part);
+        // The run of 0 is still under way.
+        assert_eq!(start(&mut window, 9), [1]);
+        window.finish(0, 0);
+        let part = window.take(&mut |_| true).unwrap();
+        window.committed(&part);
+        assert_eq!(start(&mut window, 9), [4]);
+    }
+
+    #[test]
+    fn what_is_not_due_waits_and_is_not_overtaken_by_its_key() {
+        let mut window: Window<u32, i64> = Window::new(from(0));
+        for (offset, text, due) in [(0, "a", 9), (1, "a", 0), (2, "", 0), (3, "b", 0)] {
+            window.wait(offset, key(text), due);
+        }
+        let mut offsets = |now: u32| -> Vec<i64> {
+            let started = window.start(9, &|due| *due <= now);
+            started.into_iter().map(|(offset, _, _)| offset).collect()
+        };
+        assert_eq!(offsets(0), [2, 3]);
+        assert_eq!(offsets(9), [0]);
+        assert_eq!(window.waiting().count(), 1);
     }
 }

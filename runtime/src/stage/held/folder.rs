@@ -92,7 +92,7 @@ impl Folder {
         }
         match self.begin() {
             Ok(mut reader) => {
-                while !self.life.stopping() {
+                while !self.life.stopping() || (self.held.is_read() && !self.life.abandoned()) {
                     self.turn(&mut *reader)?;
                 }
                 Ok(())
@@ -113,6 +113,7 @@ impl Folder {
         let log = Arc::clone(&self.context.services.log);
         let mut reader = log.reader(Isolation::ReadCommitted)?;
         self.life.woken_by(reader.waker());
+        self.held.when_unread(reader.waker());
         self.assign(&mut *reader)?;
         let views = self.views.iter().map(|folding| &folding.one);
         self.roots = Some(Roots::ask(&*log, &self.life, views)?);

@@ -8,10 +8,12 @@ mod barrier;
 mod folder;
 mod inputs;
 mod passed;
+mod readers;
 mod restore;
 mod roots;
 
 pub(super) use folder::Folder;
+pub(super) use readers::Reading;
 
 use super::ends::Ends;
 use crate::log::Waker;
@@ -30,6 +32,7 @@ pub(super) struct Held {
     progress: watch::Sender<u64>,
     ready: AtomicBool,
     on_ready: Mutex<Option<Waker>>,
+    readers: readers::Readers,
 }
 
 struct One {
@@ -76,6 +79,7 @@ impl Held {
             progress: watch::Sender::new(0),
             ready: AtomicBool::new(false),
             on_ready: Mutex::new(None),
+            readers: readers::Readers::default(),
         }
     }
 

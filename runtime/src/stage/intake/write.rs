@@ -115,7 +115,7 @@ impl Loop {
             .into_iter()
             .map(|(partition, offset)| {
                 let skip = self.owned.get(&partition).and_then(|owned| owned.skip);
-                (partition, position(offset, skip))
+                (partition, position(offset, skip, String::new()))
             })
             .collect();
         self.pending = Some(Batch { records, offsets });

@@ -4,7 +4,9 @@
 //! read on a thread of their own; and then the views have to be there.
 
 use super::super::batch::Pending;
+use super::super::progress::Progress;
 use super::super::start;
+use super::super::suspect::UNSURE;
 use super::super::window::Window;
 use super::{ASK_AGAIN, Active, Driver, Owned, State};
 use crate::log::{GroupReader, Start};
@@ -20,8 +22,13 @@ impl Driver {
             self.epoch += 1;
             let owned = Owned {
                 epoch: self.epoch,
-                next: 0,
+                progress: Progress {
+                    next: 0,
+                    finished: Vec::new(),
+                    clean: true,
+                },
                 skip: None,
+                leaving: false,
                 state: State::Arriving,
             };
             self.owned.insert(partition.partition, owned);
@@ -79,7 +86,7 @@ impl Driver {
         let Some(owned) = self.owned.get_mut(&number) else {
             return Ok(());
         };
-        owned.next = place.next;
+        owned.progress.clone_from(&place.progress);
         owned.skip = place.skip;
         let epoch = owned.epoch;
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
@@ -123,16 +130,17 @@ impl Driver {
             // Of runs that somebody decided to go past.
             let left = journal
                 .iter()
-                .flat_map(|journal| journal.before(owned.next));
+                .flat_map(|journal| journal.before(owned.progress.next));
             let steps = left.map(|change| Pending::new(change, None)).collect();
             let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
-            group.start(&partition, Start::Offset(owned.next))?;
+            group.start(&partition, Start::Offset(owned.progress.next))?;
             owned.state = State::Active(Box::new(Active {
-                window: Window::new(owned.next),
+                window: Window::new(owned.progress.clone()),
                 store,
                 journal,
                 steps,
                 skip: owned.skip,
+                unsure: if owned.progress.clean { 0 } else { UNSURE },
                 tasks: BTreeMap::new(),
                 paused: false,
             }));

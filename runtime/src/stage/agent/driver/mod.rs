@@ -2,11 +2,13 @@
 //! came to.
 //!
 //! It waits for nothing but its poll, which a finished run, a finished takeover and the end of the stage
-//! wake. Whatever is finished in offset order goes into the next transaction, outputs, turns, audit, dead
+//! wake. Whatever is finished goes into the next transaction, outputs, turns, audit, dead
 //! letters and offsets together; while that is made, more finishes. A batch keeps its results until it is
 //! committed: no model is asked again because a transaction was aborted.
 
+mod admit;
 mod arrival;
+mod leave;
 mod runs;
 
 use super::super::ends::{Ends, Service};
@@ -18,8 +20,10 @@ use super::super::{DRAIN, Error};
 use super::Setup;
 use super::batch::{Batches, Finished, Pending};
 use super::interim::Handed;
+use super::progress::Progress;
 use super::run::Ended;
 use super::start::Restored;
+use super::suspect::Alone;
 use super::window::Window;
 use crate::backoff::Random;
 use crate::log::{GroupEvent, GroupOptions, GroupReader, Waker};
@@ -39,7 +43,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// Unfinished triggers of a partition; more wait in Kafka.
-const WINDOW: usize = 512;
+pub(super) const WINDOW: usize = 512;
 /// Where a full window is filled again.
 const REFILL: usize = 256;
 /// While another replica fixes the first offsets.
@@ -68,6 +72,7 @@ pub(super) struct Driver {
     /// Counts launches, for whose turn it is to be first.
     turns: usize,
     random: Arc<Random>,
+    alone: Alone,
     waker: Waker,
 }
 
@@ -82,8 +87,10 @@ struct Returned {
 
 struct Owned {
     epoch: u64,
-    next: i64,
+    progress: Progress,
     skip: Option<i64>,
+    /// It goes to another replica: nothing is begun in it.
+    leaving: bool,
     state: State,
 }
 
@@ -105,6 +112,8 @@ pub(super) struct Active {
     pub(super) steps: Vec<Pending>,
     /// Of a trigger that is gone past, whatever it is.
     pub(super) skip: Option<i64>,
+    /// So many triggers may have been under way when the former owner ended.
+    unsure: usize,
     tasks: BTreeMap<i64, (AbortHandle, Taken)>,
     paused: bool,
 }
@@ -113,13 +122,26 @@ pub(super) struct Active {
 pub(super) struct Taken {
     pub(super) trigger: Arc<Trigger>,
     pub(super) arrived: Instant,
+    /// It starts no earlier.
+    pub(super) due: Instant,
+    /// It has journaled steps: a former owner began it.
+    pub(super) begun: bool,
+    /// It may have been under way when the former owner of its partition ended.
+    unsure: bool,
+}
+
+impl Active {
+    /// Ends its runs where they are.
+    fn cancel(&mut self) {
+        for (task, _) in std::mem::take(&mut self.tasks).into_values() {
+            task.abort();
+        }
+    }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        for (task, _) in self.tasks.values() {
-            task.abort();
-        }
+        self.cancel();
     }
 }
 
@@ -169,7 +191,12 @@ impl Driver {
                 topics: vec![topic.clone()],
             })
         })?;
-        let waker = reader.waker();
+        let (thread, polling) = (std::thread::current(), reader.waker());
+        let waker: Waker = Arc::new(move || {
+            polling();
+            // While a partition leaves it waits without a poll.
+            thread.unpark();
+        });
         life.woken_by(Arc::clone(&waker));
         setup.held.when_ready(Arc::clone(&waker));
         let mut driver = Self {
@@ -190,6 +217,7 @@ impl Driver {
             draining: false,
             turns: 0,
             random: Arc::new(Random::unseeded()),
+            alone: Alone::default(),
             waker,
         };
         driver.run(&mut *reader)?;
@@ -221,7 +249,8 @@ impl Driver {
             }
             self.turn(group)?;
         }
-        Ok(())
+        let all: Vec<i32> = self.owned.keys().copied().collect();
+        self.leave(group, &all)
     }
 
     fn turn(&mut self, group: &mut dyn GroupReader) -> Result<(), Error> {
@@ -243,18 +272,19 @@ impl Driver {
         self.place(group)?;
         self.arrived()?;
         self.activate(group)?;
-        halted.extend(self.returned());
+        // In this order: where a run began that waited for another's end, that one goes into the same transaction.
         self.handed();
+        halted.extend(self.returned());
         if !halted.is_empty() {
             group.pause(&halted)?;
         }
         self.positions(group);
+        self.revoked(group, &rebalance.revoked)?;
         self.launch();
         self.batches.commit(group, &mut actives(&mut self.owned))?;
-        // Runs of keys whose predecessor has just been committed.
-        self.launch();
-        for partition in &rebalance.revoked {
-            self.drop_partition(partition.partition);
+        // Runs of keys whose predecessor has just been committed; of those that end without a run, the next ones too.
+        while self.launch() && !self.batches.is_busy() {
+            self.batches.commit(group, &mut actives(&mut self.owned))?;
         }
         self.fill(group)?;
         self.publish();
@@ -282,6 +312,7 @@ impl Driver {
         let commit = self.batches.due_at(self.active().map(|(_, active)| active));
         ask.into_iter()
             .chain(commit)
+            .chain(self.next_due())
             .min()
             .map_or(most, |at| at.saturating_duration_since(now).min(most))
     }
@@ -296,6 +327,10 @@ impl Driver {
             return false;
         };
         if active.window.is_halted() || record.offset < active.window.next() {
+            return false;
+        }
+        if active.window.is_finished(record.offset) {
+            active.window.advance(record.offset + 1);
             return false;
         }
         let (setup, life) = (&self.setup, &self.life);
@@ -316,10 +351,13 @@ impl Driver {
         let arrived = Instant::now();
         match trigger {
             Ok(Some(trigger)) => {
-                let (key, trigger) = (trigger.key.clone(), Arc::new(trigger));
-                active
-                    .window
-                    .wait(record.offset, key, Taken { trigger, arrived });
+                let (partition, offset) = (record.partition, record.offset);
+                if let Err(fault) = admit::wait(setup, active, partition, offset, trigger) {
+                    active.window.halt_at(offset);
+                    let resource = setup.resource();
+                    setup.context.stopped(life, record, &fault, &resource);
+                    return true;
+                }
             }
             Ok(None) => active.window.advance(record.offset + 1),
             Err(fault) => {

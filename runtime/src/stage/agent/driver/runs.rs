@@ -4,17 +4,19 @@ use super::super::Setup;
 use super::super::batch::{Finished, Pending};
 use super::super::interim::{self, Interim};
 use super::super::run::{Ended, Run};
-use super::{Driver, Returned, State, Taken};
+use super::super::suspect::Suspect;
+use super::admit::Startable;
+use super::{Driver, Returned, State};
 use crate::observe::Happening;
 use crate::stage::ends::Answer;
 use futures::FutureExt;
 use headwater_engine::agent::Trigger;
 use headwater_engine::conversation::Past;
 use headwater_engine::fault::{Fault, Reason};
-use headwater_engine::key::Key;
-use headwater_engine::record::TopicPartition;
+use headwater_engine::record::{Position, TopicPartition};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 impl Driver {
     /// Takes what runs came to. Gives the partitions that are to stand still.
@@ -52,7 +54,7 @@ impl Driver {
                         &self.setup,
                         active.journal.as_ref(),
                         returned.partition,
-                        &taken.trigger.run,
+                        &taken.trigger,
                         &mut completion,
                     );
                     let finished = Finished::new(*completion, Some(taken.trigger), taken.arrived);
@@ -60,7 +62,13 @@ impl Driver {
                 }
                 Ended::Stop(fault) => {
                     active.window.halt_at(returned.offset);
-                    let at = taken.trigger.position.to_string();
+                    // Where the partition stands, whatever log the event came from.
+                    let at = Position {
+                        topic: Arc::clone(&self.topic),
+                        partition: returned.partition,
+                        offset: returned.offset,
+                    }
+                    .to_string();
                     tracing::error!(at, reason = %fault.reason, message = fault.message, "partition stopped at a failed run");
                     self.life.board.problem(
                         "Stopped",
@@ -100,9 +108,12 @@ impl Driver {
 
     /// Starts what may start: all of it asks the log for its ends together. Partitions share what room
     /// there is, so that a long queue in one does not keep the others waiting.
-    pub(super) fn launch(&mut self) {
+    ///
+    /// True where a trigger ended without a run.
+    pub(super) fn launch(&mut self) -> bool {
+        let mut ended = false;
         if self.draining {
-            return;
+            return ended;
         }
         let running: usize = self
             .active()
@@ -111,7 +122,7 @@ impl Driver {
         let mut room = (self.setup.config.concurrency.max(1) as usize).saturating_sub(running);
         let numbers: Vec<i32> = self.active().map(|(number, _)| number).collect();
         if room == 0 || numbers.is_empty() {
-            return;
+            return ended;
         }
         self.turns = self.turns.wrapping_add(1);
         let first = self.turns % numbers.len();
@@ -120,18 +131,25 @@ impl Driver {
         // First everybody's share, then what others leave.
         for most in [share, room] {
             for number in numbers[first..].iter().chain(&numbers[..first]) {
-                for started in self.start_of(*number, most.min(room)) {
+                for startable in self.start_of(*number, most.min(room)) {
+                    let Some(started) = self.unless_done(*number, startable) else {
+                        ended = true;
+                        continue;
+                    };
                     room -= 1;
                     let ends = ends.get_or_insert_with(|| self.ends.ask()).clone();
                     self.spawn(*number, started, ends);
                 }
             }
         }
+        ended
     }
 
-    pub(super) fn start_of(&mut self, number: i32, most: usize) -> Vec<(i64, Option<Key>, Taken)> {
-        match self.owned.get_mut(&number).map(|owned| &mut owned.state) {
-            Some(State::Active(active)) => active.window.start(most),
+    pub(super) fn start_of(&mut self, number: i32, most: usize) -> Vec<Startable> {
+        let now = Instant::now();
+        let owned = self.owned.get_mut(&number).filter(|owned| !owned.leaving);
+        match owned.map(|owned| &mut owned.state) {
+            Some(State::Active(active)) => active.window.start(most, &|taken| taken.due <= now),
             _ => Vec::new(),
         }
     }
@@ -139,7 +157,7 @@ impl Driver {
     pub(super) fn spawn(
         &mut self,
         number: i32,
-        (offset, key, taken): (i64, Option<Key>, Taken),
+        (offset, key, taken): Startable,
         ends: Answer,
     ) {
         let Some(owned) = self.owned.get_mut(&number) else {
@@ -160,7 +178,15 @@ impl Driver {
             ends,
             asks: self.ends.clone(),
             random: Arc::clone(&self.random),
+            life: Arc::clone(&self.life),
             offset,
+            suspect: active.journal.as_ref().and_then(|journal| {
+                let begun = journal.attempts(&taken.trigger.run);
+                (taken.unsure || begun > 0).then(|| Suspect {
+                    begun,
+                    alone: Arc::clone(&self.alone),
+                })
+            }),
             steps: active
                 .journal
                 .as_ref()
@@ -176,7 +202,11 @@ impl Driver {
         let (sender, waker) = (self.results.0.clone(), Arc::clone(&self.waker));
         let epoch = owned.epoch;
         let task = self.life.runtime.spawn(async move {
-            let ended = AssertUnwindSafe(run.run()).catch_unwind().await.ok();
+            let mut alone = None;
+            let ended = AssertUnwindSafe(run.run(&mut alone))
+                .catch_unwind()
+                .await
+                .ok();
             // The driver may be gone, and with it the partition.
             let _ = sender.send(Returned {
                 partition: number,
@@ -184,6 +214,8 @@ impl Driver {
                 offset,
                 ended,
             });
+            // Not before: what it came to goes into the log with the next one's beginning.
+            drop(alone);
             waker();
         });
         active.tasks.insert(offset, (task.abort_handle(), taken));

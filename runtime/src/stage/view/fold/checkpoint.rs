@@ -38,7 +38,7 @@ impl Fold {
             records.append(&mut folding.dead);
             folding.bytes = 0;
             folding.since = None;
-            let position = position(folding.partition.next(), folding.skip);
+            let position = position(folding.partition.next(), folding.skip, String::new());
             parts.insert(*number, (records, position));
         }
         if !parts.is_empty() {

@@ -1,0 +1,99 @@
+//! Slots read once more, when the model has answered: what outputs see as `now`.
+//!
+//! A model may take its time, and what it was told may be over. An output that names `now.<slot>` gets what the
+//! slot's lookup finds at this moment; the keys that it looks up come from `context`, as the prompt showed it, and
+//! histories and windows are those of the trigger's time. Nothing is cut for a budget, and `required` is not
+//! asked: that there is nothing any more is what one wants to know.
+
+use super::assemble::{Found, audited};
+use super::scope::Scope;
+use super::{Agent, Freshness, Ready, Trigger};
+use crate::audit;
+use crate::config::Outcome;
+use crate::fault::Fault;
+use crate::lookup::Views;
+use crate::output::Output;
+use crate::prompt::{Draft, SlotPlan};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// What slots read again.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Now {
+    /// By slot; only of those that outputs read.
+    pub(super) values: Value,
+    /// By name.
+    pub(super) slots: Vec<audit::Slot>,
+}
+
+/// The slots that outputs of finished runs read as `now`.
+pub(super) fn named(outputs: &[Output], slots: &[super::Slot]) -> BTreeSet<String> {
+    let done = || {
+        outputs
+            .iter()
+            .filter(|output| output.outcome() == Outcome::Done)
+    };
+    if done().any(|output| output.reads_whole("now")) {
+        return slots.iter().map(|slot| slot.plan.name.clone()).collect();
+    }
+    done().flat_map(|output| output.fields_of("now")).collect()
+}
+
+impl Agent {
+    /// Whether [`Agent::look_again`] has anything to do before [`Agent::complete`].
+    pub fn looks_again(&self) -> bool {
+        !self.again.is_empty()
+    }
+
+    /// Makes the lookups again whose slots outputs read as `now`. `at`: milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// A lookup that fails; `StaleSlot`.
+    pub fn look_again(
+        &self,
+        trigger: &Trigger,
+        ready: &mut Ready,
+        views: &dyn Views,
+        freshness: &Freshness,
+        at: i64,
+    ) -> Result<(), Fault> {
+        let mut values = Map::new();
+        let mut slots = Vec::new();
+        for slot in self
+            .slots
+            .iter()
+            .filter(|slot| self.again.contains(&slot.plan.name))
+        {
+            let name = &slot.plan.name;
+            let scope = Scope::new(&trigger.event, &ready.input);
+            let found = slot
+                .find(&scope, views, freshness, trigger.time)
+                .map_err(|fault| fault.at(format_args!("now.{name}")))?;
+            let Found {
+                read,
+                stale_ms,
+                show,
+            } = found;
+            let whole = SlotPlan {
+                budget_tokens: None,
+                ..slot.plan.clone()
+            };
+            let mut draft = Draft::new(Map::new(), std::slice::from_ref(&whole), &[], at);
+            draft.add(&whole, read, super::assemble::stale_seconds(stale_ms), show);
+            slots.extend(
+                draft
+                    .slots()
+                    .iter()
+                    .map(|held| audited(slot, held, freshness, at)),
+            );
+            let value = draft.into_input()["context"][name].take();
+            values.insert(name.clone(), value);
+        }
+        slots.sort_by(|left, right| left.slot.cmp(&right.slot));
+        ready.now = Some(Now {
+            values: Value::Object(values),
+            slots,
+        });
+        Ok(())
+    }
+}
