@@ -13,7 +13,6 @@ mod restore;
 mod roots;
 
 pub(super) use folder::Folder;
-pub(super) use readers::Reading;
 
 use super::ends::Ends;
 use crate::log::Waker;
