@@ -337,7 +337,9 @@ impl Pipeline {
         done
     }
 
-    /// Waits until all stages have caught up once. `tell` hears of what keeps one from it.
+    /// Waits until all stages have caught up once, or stand still until somebody decides: then there is
+    /// nothing to wait for, and who decides wants to look into the others. `tell` hears of what keeps one
+    /// from it.
     ///
     /// # Errors
     /// [`Error::Failed`] when a stage ended.
@@ -346,11 +348,10 @@ impl Pipeline {
         loop {
             self.check()?;
             let statuses: Vec<Status> = self.stages.iter().filter_map(Slot::status).collect();
-            if statuses.iter().all(|status| status.ready) {
-                return Ok(());
-            }
-            for status in statuses {
-                for problem in status.problems {
+            let waits = |status: &Status| !status.ready && !stands_still(status);
+            let over = !statuses.iter().any(waits);
+            for status in statuses.iter().filter(|status| !status.ready) {
+                for problem in &status.problems {
                     if told.insert((
                         status.name.clone(),
                         problem.reason.clone(),
@@ -362,6 +363,9 @@ impl Pipeline {
                         );
                     }
                 }
+            }
+            if over {
+                return Ok(());
             }
             tokio::time::sleep(self.look_again).await;
         }
@@ -431,6 +435,13 @@ impl Pipeline {
             stage.join().await;
         }
     }
+}
+
+/// Whether it needs a decision (`headwater resume`) to go on.
+fn stands_still(status: &Status) -> bool {
+    let decided = ["Stopped", "InputLost", "InputReset", "PositionsLost"];
+    let mut problems = status.problems.iter();
+    problems.any(|problem| decided.contains(&problem.reason.as_str()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
