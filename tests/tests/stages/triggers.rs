@@ -36,6 +36,8 @@ fn agent(bed: &Bed, trigger: &Value) -> Value {
         json!([{"name": "byGate", "key": {"one": "value.gate"}}]);
     let own = &mut stage["role"]["agent"];
     own["trigger"]["input"] = json!(input);
+    // No run is to be given up because its process was killed a few times.
+    own["delivery"]["maxAttempts"] = json!(50);
     own["topics"]["journal"] = json!(journal);
     for (name, value) in trigger.as_object().unwrap() {
         own["trigger"][name] = value.clone();
