@@ -303,7 +303,8 @@ impl Record {
         let value = match audit {
             config::Audit::Hashes => self.hashed().within_limit()?,
             config::Audit::Full => {
-                let full = serde_json::to_vec(self)?;
+                let mut full = Vec::with_capacity(self.bytes_about());
+                serde_json::to_writer(&mut full, self)?;
                 if full.len() <= BYTES_MAX {
                     full
                 } else {
@@ -318,6 +319,20 @@ impl Record {
             value: Some(value),
             ..NewRecord::default()
         })
+    }
+
+    /// How long it is as JSON, so that most are written without moving. What the prompt says stands in the messages and,
+    /// with names, in the input.
+    fn bytes_about(&self) -> usize {
+        let prompt = self.prompt.as_ref();
+        let messages = prompt.and_then(|prompt| prompt.messages.as_deref());
+        let said: usize = messages
+            .iter()
+            .copied()
+            .flatten()
+            .map(|own| own.content.len())
+            .sum();
+        4_096 + 4 * said
     }
 
     /// The record that bytes of the runs topic hold.

@@ -160,6 +160,9 @@ pub fn messages_of(rendered: Rendered, draft: &Draft) -> Arc<[Message]> {
 
 /// SHA-256 of the canonical JSON of the messages: compact, fields in the order of their names.
 pub fn hash(messages: &[Message]) -> String {
-    // Messages hold text only, which always serializes.
-    sha256(&serde_json::to_vec(messages).unwrap_or_default())
+    let said: usize = messages.iter().map(|own| own.content.len() + 64).sum();
+    let mut canonical = Vec::with_capacity(said + said / 16);
+    // Messages hold text only, which always serializes, and writing into memory does not fail.
+    let _ = serde_json::to_writer(&mut canonical, messages);
+    sha256(&canonical)
 }

@@ -133,11 +133,16 @@ impl View {
         let Some(place) = self.definition.index_place(index) else {
             return Vec::new();
         };
-        let keys: BTreeSet<&Key> = self
+        let mut keys: Vec<&Key> = self
             .partitions
             .values()
             .flat_map(|state| state.indexed(place, key))
             .collect();
+        // Those of one partition are in order, and each once.
+        if self.partitions.len() > 1 {
+            keys.sort_unstable();
+            keys.dedup();
+        }
         keys.into_iter()
             .filter_map(|key| self.get(key, at))
             .collect()
