@@ -1,8 +1,8 @@
 //! Lines whose tokens were counted before: prompts are made of the same ones again and again.
 //!
 //! A text is cut where no piece of the reference tokenizer can reach across, whatever comes before and after; so its tokens
-//! are the sum of those of the parts. Of each part the count is remembered, in a table of the thread's own that has one place
-//! for a part and forgets what stood there. Invariant: a count is only taken for the same bytes.
+//! are the sum of those of the parts. Of each part the count is remembered, in a table of the thread's own that has a few places
+//! for a part and forgets what stood in one of them. Invariant: a count is only taken for the same bytes.
 
 use super::{PieceHasher, count_pieces};
 use std::cell::RefCell;
@@ -10,6 +10,8 @@ use std::hash::Hasher;
 
 /// Places of the table; with [`PART_MAX`] bytes each it takes 2 MiB of a thread at most.
 const PLACES: usize = 8_192;
+/// Places in which a part may stand: lines that are in every prompt do not drive each other out.
+const CHOICES: usize = 4;
 /// Shorter parts are counted as fast as they are looked up, bytes.
 const PART_MIN: usize = 12;
 /// Where a line is longer, it is cut at the next word, bytes.
@@ -22,7 +24,11 @@ thread_local! {
 }
 
 #[derive(Default)]
-struct Table(Vec<Option<Counted>>);
+struct Table {
+    places: Vec<Option<Counted>>,
+    /// Which of its places the next new part takes.
+    choice: usize,
+}
 
 struct Counted {
     part: Box<[u8]>,
@@ -58,23 +64,25 @@ impl Table {
             clippy::cast_possible_truncation,
             reason = "the low half is as good as the whole"
         )]
-        let place = hasher.finish() as usize % PLACES;
-        if self.0.is_empty() {
-            self.0.resize_with(PLACES, || None);
+        let first = hasher.finish() as usize % (PLACES / CHOICES) * CHOICES;
+        if self.places.is_empty() {
+            self.places.resize_with(PLACES, || None);
         }
-        let Some(held) = self.0.get_mut(place) else {
+        let Some(choices) = self.places.get_mut(first..first + CHOICES) else {
             return count_pieces(part);
         };
-        if let Some(held) = held
-            && *held.part == *bytes
-        {
+        let mut held = choices.iter().flatten();
+        if let Some(held) = held.find(|held| *held.part == *bytes) {
             return held.tokens;
         }
         let tokens = count_pieces(part);
-        *held = Some(Counted {
-            part: bytes.into(),
-            tokens,
-        });
+        self.choice = (self.choice + 1) % CHOICES;
+        if let Some(place) = choices.get_mut(self.choice) {
+            *place = Some(Counted {
+                part: bytes.into(),
+                tokens,
+            });
+        }
         tokens
     }
 }
