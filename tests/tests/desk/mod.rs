@@ -55,6 +55,8 @@ pub const GROUPS: [(&str, &str); 4] = [
 ];
 /// Rows that calls may name; they are the first records, and stay.
 pub const ROWS: u64 = 8;
+/// Far more often than any run's process is killed: no run is to be taken for what kills it.
+const ATTEMPTS: u32 = 100;
 /// Turns of a conversation.
 pub const TURNS: usize = 4;
 const CUSTOMERS: usize = 30;
@@ -160,7 +162,7 @@ pub fn helper(namespace: &str, kafka: &Value, provider: &Value) -> Value {
             output(namespace, "offers", "Done", Some("item"), "{'n': event.n, 'offer': item, 'call': result.json.call}", Some("event.offers")),
             output(namespace, "alarms", "Failed", Some("event.to"), "{'n': event.n, 'reason': failure.reason}", None),
         ],
-        "delivery": {"maxAttempts": 5, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
+        "delivery": {"maxAttempts": ATTEMPTS, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full",
         "concurrency": 32,
         "topics": {
@@ -181,7 +183,7 @@ pub fn archive(namespace: &str, kafka: &Value) -> Value {
         "slots": [], "freshnessWaitMs": 250, "when": null, "conversation": null, "prompt": null,
         "model": null,
         "outputs": [output(namespace, "archive", "Done", None, "{'n': event.n}", None)],
-        "delivery": {"maxAttempts": 3, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
+        "delivery": {"maxAttempts": ATTEMPTS, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full", "concurrency": 16,
         "topics": {"conversation": null, "runs": topic("agent.archive.runs"), "dead": topic("agent.archive.dead")},
     });
@@ -200,7 +202,7 @@ pub fn caller(namespace: &str, kafka: &Value) -> Value {
         "slots": [], "freshnessWaitMs": 250, "when": null, "conversation": null, "prompt": null,
         "model": null,
         "outputs": [output(namespace, "called", "Done", None, "{'n': event.n, 'row': match.r}", None)],
-        "delivery": {"maxAttempts": 3, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
+        "delivery": {"maxAttempts": ATTEMPTS, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full", "concurrency": 16,
         "topics": {"conversation": null, "runs": topic("agent.caller.runs"), "dead": topic("agent.caller.dead")},
     });
