@@ -7,6 +7,9 @@
 //! [`Store::past`] says what a run may see and write, [`turn_records`] makes the records,
 //! [`Store::apply`] comes after the commit.
 //!
+//! A run shows at most the wanted number. Where there would be more, the older half goes at once: the runs until
+//! the next time begin with the same turns, so that a server's prompt cache holds all but what is new.
+//!
 //! Invariant: the store is a function of the topic's records, in whatever order keys come.
 
 use crate::config;
@@ -44,6 +47,13 @@ impl Limits {
             turns: conversation.turns as usize,
             expire_after_ms: conversation.expire_after_ms,
         }
+    }
+
+    /// The oldest turn that is shown to a run whose own would have the number `next`.
+    fn first(&self, next: u64) -> u64 {
+        let most = self.turns as u64;
+        let half = (most / 2).max(1);
+        next.saturating_sub(most).div_ceil(half) * half
     }
 }
 
@@ -101,31 +111,24 @@ impl Store {
     }
 
     /// What a run of this key sees at `at`, the event time of its trigger in milliseconds: the newest
-    /// turns, without the expired ones.
+    /// turns, as many as [`Limits`] show, without the expired ones.
     pub fn past(&self, key: &Key, at: i64) -> Past {
         let Some(turns) = self.turns.get(key) else {
             return Past::default();
         };
         let oldest = at.saturating_sub(self.limits.expire_after_ms);
-        let mut shown: Vec<(u64, &Arc<Turn>)> = turns
-            .iter()
-            .filter(|(_, turn)| turn.time >= oldest)
-            .map(|(number, turn)| (*number, turn))
-            .collect();
-        shown.drain(..shown.len().saturating_sub(self.limits.turns));
-        // With its own turn there is one more.
-        let staying = self.limits.turns.saturating_sub(1).min(shown.len());
-        let first = shown.len() - staying;
-        let stays: Vec<u64> = shown[first..].iter().map(|(number, _)| *number).collect();
+        let next = turns.last_key_value().map_or(0, |(last, _)| last + 1);
+        let (first, staying) = (self.limits.first(next), self.limits.first(next + 1));
         Past {
-            next: turns.last_key_value().map_or(0, |(last, _)| last + 1),
+            next,
             ends: turns
-                .keys()
-                .filter(|number| !stays.contains(number))
-                .copied()
+                .iter()
+                .filter(|(number, turn)| **number < staying || turn.time < oldest)
+                .map(|(number, _)| *number)
                 .collect(),
-            turns: shown
-                .into_iter()
+            turns: turns
+                .range(first..)
+                .filter(|(_, turn)| turn.time >= oldest)
                 .map(|(_, turn)| Arc::clone(turn))
                 .collect(),
         }
@@ -285,6 +288,42 @@ mod tests {
             Some(b"k\0\0\0\0\0\0\0\0\0".as_slice())
         );
         assert_eq!(records[1].value, None);
+    }
+
+    #[test]
+    fn semantics_18_what_a_run_shows_begins_as_the_run_before_until_the_older_half_goes() {
+        let mut store = Store::new(Limits {
+            turns: 6,
+            expire_after_ms: 1_000_000,
+        });
+        let shown: Vec<(u64, usize)> = (0..14)
+            .map(|n| {
+                let past = store.past(&key("k"), n);
+                let first = past.next - past.turns.len() as u64;
+                say(&mut store, "k", &n.to_string(), n);
+                (first, past.turns.len())
+            })
+            .collect();
+        let expected = [
+            (0, 0),
+            (0, 1),
+            (0, 2),
+            (0, 3),
+            (0, 4),
+            (0, 5),
+            (0, 6),
+            (3, 4),
+            (3, 5),
+            (3, 6),
+            (6, 4),
+            (6, 5),
+            (6, 6),
+            (9, 4),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(users(&store, "k", 14), ["9", "10", "11", "12", "13"]);
+        let kept = &store.turns[&key("k")];
+        assert_eq!(kept.len(), 5, "what no run will show is gone");
     }
 
     #[test]

@@ -108,7 +108,8 @@ pub struct SearchQuery {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Conversation {
-    /// How many turns precede the prompt.
+    /// The most turns that precede the prompt. Where there would be more, the older half goes at once, so that prompts begin as the
+    /// one before and a server's prompt cache holds.
     #[schemars(range(min = 1, max = 1_000))]
     #[serde(default = "number::<20>")]
     pub turns: u32,

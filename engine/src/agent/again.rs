@@ -10,6 +10,7 @@ use super::scope::Scope;
 use super::{Agent, Freshness, Ready, Trigger};
 use crate::audit;
 use crate::config::Outcome;
+use crate::conversation::Past;
 use crate::fault::Fault;
 use crate::lookup::Views;
 use crate::output::Output;
@@ -78,7 +79,12 @@ impl Agent {
                 budget_tokens: None,
                 ..slot.plan.clone()
             };
-            let mut draft = Draft::new(Map::new(), std::slice::from_ref(&whole), &[], at);
+            let mut draft = Draft::new(
+                Map::new(),
+                std::slice::from_ref(&whole),
+                &Past::default(),
+                at,
+            );
             draft.add(&whole, read, super::assemble::stale_seconds(stale_ms), show);
             slots.extend(
                 draft

@@ -113,7 +113,7 @@ impl Agent {
         let mut draft = Draft::new(
             self.base_input(trigger, context.attempt),
             &plans,
-            &context.conversation.turns,
+            context.conversation,
             context.assembled_at,
         );
         for slot in &self.slots {
@@ -185,7 +185,13 @@ impl Agent {
     /// The template input of a run that could not be assembled: every slot null.
     pub(super) fn empty_input(&self, trigger: &Trigger, attempt: u32) -> Value {
         let plans: Vec<SlotPlan> = self.slots.iter().map(|slot| slot.plan.clone()).collect();
-        Draft::new(self.base_input(trigger, attempt), &plans, &[], 0).into_input()
+        Draft::new(
+            self.base_input(trigger, attempt),
+            &plans,
+            &Past::default(),
+            0,
+        )
+        .into_input()
     }
 
     fn read_slot(

@@ -1,6 +1,7 @@
 //! A prompt over its budget gives way (semantics 15): the slots, lowest priority first and among
 //! equals in the order of their names, each from its end and never a required one; then the oldest
-//! turns; then the run fails.
+//! turns; then the run fails. Turns give way several at once, so that the runs to come begin with the same ones: that
+//! leaves less of the budget used, and most of a server's prompt cache.
 //!
 //! How much goes is found by bisection over the rows or turns kept, so that a slot of a thousand rows
 //! takes ten renderings. Invariant: what is returned fits.
@@ -30,6 +31,7 @@ pub fn fit(prompt: &Prompt, draft: &mut Draft) -> Result<Rendered, Fault> {
     if least.tokens > budget {
         let all = draft.turns().len();
         least = give_way(prompt, draft, budget, all, Draft::show_turns)?;
+        least = steady(prompt, draft, budget, least)?;
     }
     if least.tokens <= budget {
         return Ok(least);
@@ -70,6 +72,27 @@ fn give_way(
         }
     }
     show(draft, fits);
+    Ok(best)
+}
+
+/// Shows as many turns as stay for some runs to come, where that fits as `best` does.
+fn steady(
+    prompt: &Prompt,
+    draft: &mut Draft,
+    budget: usize,
+    best: Rendered,
+) -> Result<Rendered, Fault> {
+    let (shown, steady) = (draft.turns().len(), draft.steady_turns());
+    if steady == shown {
+        return Ok(best);
+    }
+    draft.show_turns(steady);
+    let rendered = render(prompt, draft)?;
+    if rendered.tokens <= budget {
+        return Ok(rendered);
+    }
+    // A template may say more where there are fewer turns.
+    draft.show_turns(shown);
     Ok(best)
 }
 

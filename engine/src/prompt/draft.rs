@@ -5,7 +5,7 @@
 //! `conversation` of the input always say the same as [`Held`] and the turns shown.
 
 use super::message_tokens;
-use crate::conversation::Turn;
+use crate::conversation::{Past, Turn};
 use crate::key::Key;
 use crate::lookup::{Read, RowOrigin};
 use crate::time::rfc3339;
@@ -84,6 +84,8 @@ pub struct Draft {
     input: Value,
     slots: Vec<Held>,
     turns: Vec<Arc<Turn>>,
+    /// Number of the first of them in its conversation.
+    first_turn: u64,
     /// Tokens of each turn's two messages, filled when first asked for.
     turn_tokens: Vec<usize>,
     turns_shown: usize,
@@ -95,9 +97,10 @@ impl Draft {
     pub fn new(
         mut input: Map<String, Value>,
         slots: &[SlotPlan],
-        turns: &[Arc<Turn>],
+        past: &Past,
         assembled_at: i64,
     ) -> Self {
+        let turns = &past.turns;
         let unread = || -> Map<String, Value> {
             slots
                 .iter()
@@ -113,7 +116,8 @@ impl Draft {
                 .iter()
                 .map(|turn| message_tokens(&turn.user) + message_tokens(&turn.assistant))
                 .collect(),
-            turns: turns.to_vec(),
+            turns: turns.clone(),
+            first_turn: past.next.saturating_sub(turns.len() as u64),
             turns_shown: 0,
             assembled_at,
         };
@@ -140,6 +144,15 @@ impl Draft {
 
     pub fn turns_omitted(&self) -> usize {
         self.turns.len() - self.turns_shown
+    }
+
+    /// How many of the turns shown stay where the first one has to be the same for some runs to come: more than half of them.
+    pub fn steady_turns(&self) -> usize {
+        let shown = self.turns_shown as u64;
+        let step = (shown / 2).checked_ilog2().map_or(1, |power| 1 << power);
+        let first = self.first_turn + self.turns_omitted() as u64;
+        let skipped = first.div_ceil(step) * step - first;
+        usize::try_from(shown - skipped).unwrap_or(self.turns_shown)
     }
 
     /// What the turns shown cost as messages.
