@@ -215,6 +215,8 @@ fn an_agent_whose_runs_have_another_key_has_a_log_of_its_own() {
             sourceRef: {name: questions}
             forEach: {viewRef: {name: bookings}, index: byCustomer, key: event.customer_id, where: value.seat != null}
             key: match.customer_id
+            once: {key: match.flight_id, withinSeconds: 60}
+            coalesceMilliseconds: 50
           prompt: {user: '{{ match.flight_id }}'}
           modelRef: {name: chat}
     ";
