@@ -117,6 +117,13 @@ pub(super) fn whole(
             text.push_str(&prompt::lines(messages, show, terminal, seen));
         }
     }
+    if !record.now.is_empty() {
+        text.push_str(&format!(
+            "{} read once more when the model had answered, for the outputs\n{}",
+            terminal.paint(Style::Heading, &format!("{:<LABEL$}", "Now")),
+            slots::table(&record.now, terminal)
+        ));
+    }
     text.push_str(&ending(record, milliseconds, terminal));
     if let (None, Some(timing)) = (milliseconds, timing(record)) {
         text.push_str(&format!(

@@ -1,7 +1,7 @@
 //! What a run read: how fresh it was, a line for each slot, and in full where every row comes from.
 
 use super::words::{age, count};
-use crate::terminal::{Style, Terminal, clean, fit};
+use crate::terminal::{Style, Terminal, clean, fit, wrap};
 use headwater_engine::audit::{Record, Slot};
 use headwater_engine::time::rfc3339;
 
@@ -80,10 +80,9 @@ pub(super) fn table(slots: &[Slot], terminal: &Terminal) -> String {
 pub(super) fn origins(slots: &[Slot], terminal: &Terminal) -> String {
     let mut text = String::new();
     let mut line = |content: &str| {
-        text.push_str(&format!(
-            "  {}\n",
-            fit(content, terminal.width.saturating_sub(2))
-        ));
+        for part in wrap(content, terminal.width.saturating_sub(2)) {
+            text.push_str(&format!("  {part}\n"));
+        }
     };
     for slot in slots {
         let covered: Vec<String> = slot
@@ -95,12 +94,9 @@ pub(super) fn origins(slots: &[Slot], terminal: &Terminal) -> String {
             [] => String::new(),
             some => format!(": it had read {}", some.join(", ")),
         };
-        line(&terminal.paint(
-            Style::Faint,
-            &format!(
-                "{} from view {}, generation {}{covered}",
-                slot.slot, slot.view, slot.generation
-            ),
+        line(&format!(
+            "{} from view {}, generation {}{covered}",
+            slot.slot, slot.view, slot.generation
         ));
         for row in &slot.rows {
             line(&format!(

@@ -23,8 +23,8 @@ pub struct Output {
     /// Which runs write it.
     #[serde(default)]
     pub outcome: Outcome,
-    /// CEL over what the run knows, `result` or `failure` included; gives a bool: whether it is written, e.g. `result.text != 'NOTHING'`.
-    /// Default: `true`.
+    /// CEL over what the run knows, `result` or `failure` included, and `now.<slot>`: what the slot's lookup finds when the model has answered,
+    /// e.g. `result.text != 'NOTHING' && size(now.seats) > 0`; gives a bool: whether it is written. Default: `true`.
     #[schemars(length(min = 1, max = limits::EXPRESSION))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,
