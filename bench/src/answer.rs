@@ -1,7 +1,8 @@
 //! From a question's sending until its answer can be read by a consumer of committed records, at an even pace; beside it, in the
 //! same run and at the same pace, a loop of bare librdkafka that consumes, produces and commits in transactions.
 //!
-//! The bare loop writes for each question one record of an answer's size and one of an audit record's, as the agent does.
+//! The bare loop writes for each question one record of an answer's size and one of an audit record's, as the agent does. It takes
+//! acknowledgements without rdkafka's pauses and is set to the same backoff, as our writers are: it is a loop at its best.
 
 use crate::Result;
 use crate::bed::Bed;
@@ -9,7 +10,9 @@ use crate::committed;
 use crate::measure::{Spread, load, spread};
 use crate::stages::{services, until};
 use crate::travel::{ALTERNATIVES, data, desk::Desk};
+use headwater_kafka::producer::Producer as Transactions;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use std::sync::Arc;
@@ -161,14 +164,16 @@ impl Bare {
             .set("fetch.wait.max.ms", "100")
             .create()?;
         consumer.subscribe(&[&self.questions])?;
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", &bed.bootstrap)
-            .set("transactional.id", format!("{}.id", self.questions))
-            .set("linger.ms", "0")
-            .create()?;
-        producer.init_transactions(PATIENCE)?;
+        let producer = Transactions::new(
+            ClientConfig::new()
+                .set("bootstrap.servers", &bed.bootstrap)
+                .set("transactional.id", format!("{}.id", self.questions))
+                .set("linger.ms", "0")
+                .set("retry.backoff.ms", "1"),
+        )?;
+        producer.base().init_transactions(PATIENCE)?;
         let (answers, audit) = (self.answers.clone(), self.audit.clone());
-        let payloads = ("x".repeat(self.sizes.0), "x".repeat(self.sizes.1));
+        let payloads = (vec![b'x'; self.sizes.0], vec![b'x'; self.sizes.1]);
         let (questions, stop) = (self.questions.clone(), Arc::clone(stop));
         Ok(std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
@@ -179,28 +184,22 @@ impl Bare {
                 while let Some(message) = consumer.poll(Duration::ZERO) {
                     batch.push(message.map_err(said)?.detach());
                 }
-                producer.begin_transaction().map_err(said)?;
+                producer.base().begin_transaction().map_err(said)?;
                 let mut next = 0;
                 for message in &batch {
                     next = message.offset() + 1;
                     let trigger = format!("{questions}-0-{}", message.offset());
-                    let headers =
-                        rdkafka::message::OwnedHeaders::new().insert(rdkafka::message::Header {
-                            key: "headwater-trigger",
-                            value: Some(&trigger),
-                        });
-                    let key = message.key().unwrap_or_default();
-                    producer
-                        .send(
-                            BaseRecord::to(&answers)
-                                .key(key)
-                                .payload(&payloads.0)
-                                .headers(headers),
-                        )
-                        .map_err(|(error, _)| said(error))?;
-                    producer
-                        .send(BaseRecord::to(&audit).key(key).payload(&payloads.1))
-                        .map_err(|(error, _)| said(error))?;
+                    let headers = OwnedHeaders::new().insert(Header {
+                        key: "headwater-trigger",
+                        value: Some(&trigger),
+                    });
+                    for (topic, payload) in [(&answers, &payloads.0), (&audit, &payloads.1)] {
+                        let record = BaseRecord::with_opaque_to(topic, 0)
+                            .key(message.key().unwrap_or_default())
+                            .payload(payload.as_slice())
+                            .headers(headers.clone());
+                        producer.send(record).map_err(said)?;
+                    }
                 }
                 let mut offsets = TopicPartitionList::new();
                 offsets
@@ -208,9 +207,13 @@ impl Bare {
                     .map_err(said)?;
                 let metadata = consumer.group_metadata().ok_or("no group")?;
                 producer
+                    .base()
                     .send_offsets_to_transaction(&offsets, &metadata, PATIENCE)
                     .map_err(said)?;
-                producer.commit_transaction(PATIENCE).map_err(said)?;
+                while producer.in_flight() > 0 {
+                    producer.deliveries(Duration::from_millis(100), &mut |_| {});
+                }
+                producer.base().commit_transaction(PATIENCE).map_err(said)?;
             }
             Ok(())
         }))

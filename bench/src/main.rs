@@ -7,6 +7,13 @@
     clippy::print_stderr,
     reason = "a command prints its result"
 )]
+#![cfg_attr(
+    not(feature = "kafka"),
+    allow(
+        dead_code,
+        reason = "some helpers are only for those that need a broker"
+    )
+)]
 
 #[cfg(feature = "kafka")]
 mod answer;
