@@ -13,6 +13,7 @@ mod asked;
 mod bed;
 mod behind;
 mod change;
+mod turns;
 
 use bed::{Bed, Kind};
 
@@ -34,4 +35,5 @@ on_both_logs!(
     behind::a_stopped_stage_is_named_and_its_slot_is_stale,
     behind::a_foreign_open_transaction_is_named_and_not_waited_for,
     change::a_view_changed_under_load_shows_what_one_of_its_versions_gives,
+    turns::a_turn_knows_the_turn_before_whoever_answered_it,
 );
