@@ -53,7 +53,10 @@ pub(super) fn check<'v>(
         .as_ref()
         .and_then(|lookup| for_each(findings, lookup, around, views));
     // The event's own key, in other words.
-    let key = trigger.key.clone().filter(|key| key.trim() != "key" || for_each.is_some());
+    let key = trigger
+        .key
+        .clone()
+        .filter(|key| key.trim() != "key" || for_each.is_some());
     let moves = key.is_some()
         || trigger.for_each.is_some()
         || source.is_some_and(|source| source.config.key.is_some());

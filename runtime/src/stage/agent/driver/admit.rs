@@ -75,7 +75,11 @@ fn end(
 
 impl Driver {
     /// Gives the trigger back unless its run would repeat one that is done; then it ends here.
-    pub(super) fn unless_done(&mut self, partition: i32, startable: Startable) -> Option<Startable> {
+    pub(super) fn unless_done(
+        &mut self,
+        partition: i32,
+        startable: Startable,
+    ) -> Option<Startable> {
         let owned = self.owned.get_mut(&partition)?;
         let State::Active(active) = &mut owned.state else {
             return None;
