@@ -128,9 +128,10 @@ impl Desk {
         format!("{}-{partition}", self.bed.topic(topic))
     }
 
-    async fn close(self) {
-        for agent in self.agents {
-            agent.end().await;
+    /// With the views' stages; the topics go last.
+    async fn close(self, views: [Running; 2]) {
+        for running in self.agents.into_iter().chain(views) {
+            running.end().await;
         }
     }
 }
@@ -238,10 +239,7 @@ pub async fn a_stopped_stage_is_named_and_its_slot_is_stale(bed: Bed) {
     while answers[0].value["late"]["n"] != 2 {
         answers = desk.ask();
     }
-    desk.close().await;
-    for view in [flights, late] {
-        view.end().await;
-    }
+    desk.close([flights, late]).await;
 }
 
 pub async fn a_foreign_open_transaction_is_named_and_not_waited_for(bed: Bed) {
@@ -269,8 +267,5 @@ pub async fn a_foreign_open_transaction_is_named_and_not_waited_for(bed: Bed) {
     };
     place.foreign(&id, &open, during).await;
     check_fresh(&desk.ask(), 3);
-    desk.close().await;
-    for view in [flights, late] {
-        view.end().await;
-    }
+    desk.close([flights, late]).await;
 }
