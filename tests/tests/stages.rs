@@ -14,6 +14,8 @@ mod answers;
 mod attempts;
 #[path = "stages/bed.rs"]
 mod bed;
+#[path = "stages/changes.rs"]
+mod changes;
 #[path = "stages/faults.rs"]
 mod faults;
 #[path = "stages/faulty.rs"]
@@ -63,6 +65,7 @@ on_both_logs!(
     look::every_replica_serves_every_row_as_fresh_as_the_log,
     look::offsets_of_a_group_are_seen_and_set_from_outside,
     answers::an_update_is_in_the_next_answer,
+    changes::a_view_triggers_a_run_for_each_change_of_a_row,
     faults::bad_records_are_dead_letters,
     faults::a_failing_model_is_given_up_and_the_next_key_goes_on,
     outages::a_provider_that_is_away_holds_the_runs_and_uses_none_of_their_attempts,
@@ -76,6 +79,7 @@ on_both_logs!(
     views::a_view_goes_on_from_its_checkpoint,
     views::several_sources_are_one_view,
     views::of_what_waits_in_several_sources_the_oldest_goes_first,
+    views::what_was_taken_in_is_not_taken_in_again_where_offsets_were_lost,
     windows::an_aggregate_goes_on_after_a_crash_and_is_read_at_the_triggers_time,
     windows::expired_keys_are_gone_for_readers_and_then_from_the_topic,
     life::a_zombie_is_fenced,

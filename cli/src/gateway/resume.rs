@@ -181,7 +181,7 @@ impl Gateway {
             if let Some(position) = &position {
                 let place = find(&places, position.partition, asked, position)?;
                 check_position(asked, flow, place, position)?;
-                all.push(vec![decision(flow, place, position.offset)]);
+                all.push(vec![decision(place, position.offset)]);
                 continue;
             }
             // An agent whose positions are all gone; a view begins what it has never read by itself.
@@ -192,7 +192,7 @@ impl Gateway {
                     Some(Start::Latest) => place.bounds.high,
                     _ => place.bounds.low,
                 };
-                decision(flow, place, offset)
+                decision(place, offset)
             });
             all.push(decided.collect());
         }
@@ -256,14 +256,8 @@ impl Gateway {
 /// Partition, what is committed for it, and that in words.
 type Decided = Vec<(TopicPartition, Committed, String)>;
 
-fn decision(flow: &Flow, place: &Place, offset: i64) -> (TopicPartition, Committed, String) {
-    let committed = match flow.state {
-        Some(_) => Intent::From(offset).committed(offset),
-        None => Committed {
-            offset,
-            metadata: String::new(),
-        },
-    };
+fn decision(place: &Place, offset: i64) -> (TopicPartition, Committed, String) {
+    let committed = Intent::From(offset).committed(offset);
     let was = place
         .next
         .map_or_else(|| "nowhere".to_owned(), |next| format!("at offset {next}"));

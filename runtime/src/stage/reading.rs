@@ -9,6 +9,7 @@ use crate::backoff::{Backoff, Random};
 use crate::log::{self, Isolation, Log, Start};
 use headwater_engine::record::{Record, TopicPartition};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -86,13 +87,34 @@ pub(super) fn to_end(
     on: &mut dyn FnMut(&Record<'_>),
 ) -> Result<(), Error> {
     let marks = persist(life, "watermarks", || log.watermarks(partitions))?;
-    let mut left: HashMap<&TopicPartition, (i64, i64)> = partitions
-        .iter()
-        .filter_map(|partition| {
-            let mark = marks.get(partition)?;
-            (mark.high > mark.low).then_some((partition, (mark.low, mark.high)))
-        })
-        .collect();
+    let ranges = partitions.iter().filter_map(|partition| {
+        let mark = marks.get(partition)?;
+        (mark.high > mark.low).then_some((partition, (mark.low, mark.high)))
+    });
+    read(log, life, ranges.collect(), Start::Earliest, progress, on)
+}
+
+/// Every committed record of a partition in a range of offsets that it holds; some behind it may be handed over too.
+pub(super) fn between(
+    log: &dyn Log,
+    life: &Life,
+    partition: &TopicPartition,
+    range: Range<i64>,
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<(), Error> {
+    let begin = Start::Offset(range.start);
+    let range = HashMap::from([(partition, (range.start, range.end))]);
+    read(log, life, range, begin, &mut |_| {}, on)
+}
+
+fn read(
+    log: &dyn Log,
+    life: &Life,
+    mut left: HashMap<&TopicPartition, (i64, i64)>,
+    start: Start,
+    progress: &mut dyn FnMut(u8),
+    on: &mut dyn FnMut(&Record<'_>),
+) -> Result<(), Error> {
     let total: i64 = left.values().map(|(low, high)| high - low).sum();
     if left.is_empty() {
         progress(100);
@@ -102,7 +124,7 @@ pub(super) fn to_end(
     life.woken_by(reader.waker());
     let begin: Vec<_> = left
         .keys()
-        .map(|partition| ((*partition).clone(), Start::Earliest))
+        .map(|partition| ((*partition).clone(), start))
         .collect();
     reader.assign(&begin)?;
     let mut done = 0;

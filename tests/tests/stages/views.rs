@@ -2,6 +2,10 @@
 
 use crate::bed::{Bed, PARTITIONS, Seen, ready, until};
 use crate::{flight, text};
+use headwater_engine::names::{self, Owner};
+use headwater_engine::record::TopicPartition;
+use headwater_runtime::log::Committed;
+use headwater_runtime::stage::resume::Intent;
 use headwater_runtime::stage::{self, Phase};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -134,6 +138,64 @@ pub async fn several_sources_are_one_view(bed: Bed) {
     assert_eq!(input(&bed), 2 * rounds + 1);
     view.crash().await;
     agent.crash().await;
+}
+
+/// As a broker leaves it that lost its newest records, or somebody who sets a group's offsets back.
+pub async fn what_was_taken_in_is_not_taken_in_again_where_offsets_were_lost(bed: Bed) {
+    let stage = bed.view("board");
+    let events = |seen: &[Seen]| -> Vec<String> {
+        let events = seen.iter().filter(|seen| seen.key != "\0m");
+        events.map(|seen| seen.value["gate"].to_string()).collect()
+    };
+    let mut writer = bed.writer();
+    let group = names::group(
+        &bed.namespace,
+        Owner::View,
+        "board",
+        Some("000001"),
+        "intake",
+    );
+    let source = |partition| TopicPartition::new(bed.topic("flights"), partition);
+    let at = |offset, metadata: &str| Committed {
+        offset,
+        metadata: metadata.to_owned(),
+    };
+    for round in 1..=3usize {
+        let token = CancellationToken::new();
+        let services = stage::Services {
+            shutdown: token.clone(),
+            ..bed.services()
+        };
+        let view = bed.start_with(&stage, services);
+        let gates: Vec<_> = (0..20)
+            .map(|number| flight(&bed, &format!("F{number}"), &format!("{round}-{number}")))
+            .collect();
+        writer.write(&gates).unwrap();
+        until(&view, "caught up", |view| {
+            view.is_ready() && view.caught_up(&*bed.log).unwrap()
+        })
+        .await;
+        token.cancel();
+        view.join().await;
+        let input = events(&bed.read("view.board.000001-in"));
+        assert_eq!(input.len(), 20 * round, "{input:?}");
+        let offsets: Vec<_> = (0..PARTITIONS)
+            .map(|own| (source(own), at(0, "")))
+            .collect();
+        bed.offsets.commit(&group, &offsets).unwrap();
+    }
+    // What somebody decides counts all the same.
+    let decided: Vec<_> = (0..PARTITIONS)
+        .map(|own| (source(own), Intent::From(0).committed(0)))
+        .collect();
+    bed.offsets.commit(&group, &decided).unwrap();
+    let view = bed.started(&stage).await;
+    until(&view, "caught up", |view| {
+        view.caught_up(&*bed.log).unwrap()
+    })
+    .await;
+    assert_eq!(events(&bed.read("view.board.000001-in")).len(), 120);
+    view.crash().await;
 }
 
 pub async fn of_what_waits_in_several_sources_the_oldest_goes_first(bed: Bed) {

@@ -57,6 +57,7 @@ fn task(context: &Context, setup: &Setup, partitions: i32) -> Task {
             "intake",
         ),
         sources: vec![agent.origin().topic().to_owned()],
+        entries: Vec::new(),
         topic: agent.topic().to_owned(),
         partitions,
         dead_topic: config.topics.dead.clone(),

@@ -10,6 +10,7 @@
 //! partitions are lost while a transaction is undecided, everything taken in is forgotten and read again
 //! from the committed offsets.
 
+mod covered;
 mod joins;
 mod place;
 mod write;
@@ -46,6 +47,8 @@ pub(super) struct Task {
     pub(super) group: String,
     /// Topics of the sources.
     pub(super) sources: Vec<String>,
+    /// The same as the marks of the input log count them; empty where it has none.
+    pub(super) entries: Vec<String>,
     /// The input log.
     pub(super) topic: String,
     /// How many it has.

@@ -3,7 +3,7 @@
 use super::super::reading::{partitions, persist};
 use super::super::resume::Intent;
 use super::super::{Error, Stall};
-use super::{Begin, Loop, Owned};
+use super::{Begin, Loop, Owned, covered};
 use crate::log::{Committed, GroupReader, Start, Watermarks};
 use headwater_engine::config::StartFrom;
 use headwater_engine::record::TopicPartition;
@@ -59,15 +59,26 @@ impl Loop {
         let bounds = persist(&self.life, "watermarks", || log.watermarks(&assigned))?;
         // Offsets of an input log that was deleted since.
         let former = self.task.begin == Begin::Earliest && !self.is_written()?;
+        let (input, entries) = (&self.task.topic, &self.task.entries);
+        let covered = if former || entries.is_empty() {
+            HashMap::new()
+        } else {
+            covered::find(&*log, &self.life, input, entries, &assigned)?
+        };
         for partition in assigned {
             let bounds = bounds.get(&partition).copied().unwrap_or(NOTHING);
             let committed = committed.get(&partition).and_then(Option::as_ref);
-            let next = match committed {
-                // Somebody's decision counts all the same.
-                Some(committed) if former && Intent::of(committed).is_none() => Ok(bounds.low),
-                Some(committed) => {
+            // Somebody's decision counts, whatever the input log says.
+            let decided = committed.and_then(Intent::of);
+            let covered = match decided {
+                Some(Intent::From(_)) => None,
+                _ => covered.get(&partition).copied(),
+            };
+            let next = match committed.map(|committed| committed.offset).max(covered) {
+                Some(_) if former && decided.is_none() => Ok(bounds.low),
+                Some(next) => {
                     let resource = self.context.resource();
-                    Stall::position(&resource, &partition, committed.offset, bounds)
+                    Stall::position(&resource, &partition, next, bounds)
                 }
                 None => Ok(bounds.low),
             };

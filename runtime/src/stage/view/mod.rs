@@ -42,11 +42,12 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
             Box::new(move |life: Arc<Life>| {
                 let counts = partitions(&*context.services.log, &life, &[topic])?;
                 let count = counts.first().copied().unwrap_or(1);
+                let entries = definition.source_topics().map(str::to_owned).collect();
                 match Intake::new(definition, count) {
                     Some(intake) => {
                         let joins = held
                             .map(|held| Joins::new(Arc::clone(&context), Arc::clone(&life), held));
-                        let task = task(&context, &view, count);
+                        let task = task(&context, &view, entries, count);
                         intake::Loop::new(context, life, task, Box::new(intake), joins).run()
                     }
                     None => Ok(()),
@@ -85,7 +86,12 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
 }
 
 /// From where to where the view's intake goes.
-fn task(context: &Context, view: &View, partitions: i32) -> intake::Task {
+fn task(
+    context: &Context,
+    view: &View,
+    entries: Vec<String>,
+    partitions: i32,
+) -> intake::Task {
     let sources: BTreeSet<&str> = view
         .from
         .iter()
@@ -101,6 +107,7 @@ fn task(context: &Context, view: &View, partitions: i32) -> intake::Task {
             "intake",
         ),
         sources: sources.into_iter().map(str::to_owned).collect(),
+        entries,
         topic: view.input.topic().to_owned(),
         partitions,
         dead_topic: view.dead_topic.clone(),
