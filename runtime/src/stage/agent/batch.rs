@@ -330,9 +330,7 @@ impl Batches {
             // Whoever writes for a partition commits its offset too: that is what keeps out a replica that lost it.
             let writes = steps.iter().any(|(of, ..)| of == number);
             if writes || active.window.has_moved() || active.window.awaits_mark() {
-                parts
-                    .entry(*number)
-                    .or_insert_with(|| active.window.idle());
+                parts.entry(*number).or_insert_with(|| active.window.idle());
             }
         }
         if parts.is_empty() {

@@ -132,18 +132,16 @@ impl<W, F> Window<W, F> {
 
     /// The triggers that wait for their start.
     pub(super) fn waiting(&self) -> impl Iterator<Item = &W> {
-        self.entries.values().filter_map(|entry| match &entry.state {
-            State::Waiting(trigger) => Some(trigger),
-            _ => None,
-        })
+        self.entries
+            .values()
+            .filter_map(|entry| match &entry.state {
+                State::Waiting(trigger) => Some(trigger),
+                _ => None,
+            })
     }
 
     /// Takes out the trigger of this key that waits, if it `may` go, for [`Window::finish`]: it starts no run.
-    pub(super) fn supersede(
-        &mut self,
-        key: &Key,
-        may: &dyn Fn(&W) -> bool,
-    ) -> Option<(i64, W)> {
+    pub(super) fn supersede(&mut self, key: &Key, may: &dyn Fn(&W) -> bool) -> Option<(i64, W)> {
         let (offset, entry) = self.entries.iter_mut().rev().find(|(_, entry)| {
             entry.key.as_ref() == Some(key)
                 && matches!(&entry.state, State::Waiting(trigger) if may(trigger))

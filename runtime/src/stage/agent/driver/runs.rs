@@ -154,12 +154,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn spawn(
-        &mut self,
-        number: i32,
-        (offset, key, taken): Startable,
-        ends: Answer,
-    ) {
+    pub(super) fn spawn(&mut self, number: i32, (offset, key, taken): Startable, ends: Answer) {
         let Some(owned) = self.owned.get_mut(&number) else {
             return;
         };
