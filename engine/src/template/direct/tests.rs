@@ -179,8 +179,9 @@ proptest! {
     ) {
         let input = json!({"event": event, "context": {}});
         let looped = format!("```{{% for x in event %}}{{{{ {printed} }}}}{{% if {test} %}}</t>{{% endif %}}{{% endfor %}}");
-        let plain = format!("{{{{ {} }}}}{{% for x in {} %}}{{{{ x }}}}{{% else %}}-{{% endfor %}}\n", printed, list)
-            .replace("loop.", "event.").replace('x', "event");
+        let plain = format!("{{{{ {printed} }}}}{{% for x in {list} %}}{{{{ x }}}}{{% else %}}-{{% endfor %}}\n")
+            .replace("loop.", "event.")
+            .replace('x', "event");
         for text in [looped, plain] {
             if Template::compile("user", &text, &Names::new(&["event", "context"])).is_ok() {
                 check(&text, &input);
