@@ -140,10 +140,7 @@ impl Run {
             let found = self
                 .check
                 .read(&mut read)
-                .and_then(|missing| match missing {
-                    Some(missing) => Ok(Some(missing)),
-                    None => Ok(self.uncommitted()),
-                });
+                .map(|missing| missing.or_else(|| self.uncommitted()));
             let logs = self.fleet.folder.display();
             let missing = found.unwrap_or_else(|wrong| panic!("{name}: {wrong}; logs in {logs}"));
             let Some(missing) = missing else { break };

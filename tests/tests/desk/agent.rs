@@ -236,9 +236,10 @@ impl AgentCheck {
             prompt: header("prompt"),
         };
         // Only where the run's key is the output's do all of one key meet in one partition.
-        let key = match self.fans_out {
-            true => Some(written.key.clone()),
-            false => self.keys.get(&headers.trigger).cloned().flatten(),
+        let key = if self.fans_out {
+            Some(written.key.clone())
+        } else {
+            self.keys.get(&headers.trigger).cloned().flatten()
         };
         if key.as_deref() == Some(&written.key) {
             let (place, offset) = headers.trigger.rsplit_once('-').unwrap();

@@ -54,14 +54,13 @@ impl Process {
         let number = book.calls.len();
         let before = book.by_key.get(key).map_or(0, Vec::len);
         // A repair comes after it.
-        let prompts = messages
+        let mut prompts = messages
             .iter()
             .rev()
             .filter_map(|it| it["content"].as_str());
-        let prompt = prompts.filter(|it| it.starts_with("n=")).next().unwrap();
+        let prompt = prompts.find(|it| it.starts_with("n=")).unwrap();
         let part = |name: &str| {
-            let parts = prompt.split(' ');
-            let part = parts.filter_map(|it| it.strip_prefix(name)).next();
+            let part = prompt.split(' ').find_map(|it| it.strip_prefix(name));
             part.unwrap_or_else(|| panic!("no {name} in the prompt '{prompt}'"))
         };
         let kind = part("kind=");

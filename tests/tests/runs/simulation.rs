@@ -110,10 +110,7 @@ async fn settle(
     loop {
         let found = check
             .read(&mut |topic| read(memory, topic, next))
-            .and_then(|missing| match missing {
-                Some(missing) => Ok(Some(missing)),
-                None => Ok(uncommitted(memory)),
-            });
+            .map(|missing| missing.or_else(|| uncommitted(memory)));
         let Some(missing) = found.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}")) else {
             return;
         };
