@@ -65,7 +65,7 @@ pub fn flight(number: usize, update: usize) -> (String, String) {
         (CITIES[origin], CITIES[to]);
     let mixed = number * 31 + update;
     let (hour, minute) = (5 + number / ROUTES % 15, mixed % 6 * 10);
-    let delayed = mixed % 5 == 0;
+    let delayed = mixed.is_multiple_of(5);
     let value = format!(
         r#"{{"flight_id":"{key}","route":"{origin_airport}-{destination_airport}","status":"{}","delay_minutes":{},"origin_city":"{origin_city}","origin_airport":"{origin_airport}","destination_city":"{destination_city}","destination_airport":"{destination_airport}","departure":"2026-11-25T{hour:02}:{minute:02}:00","arrival":"2026-11-25T{:02}:{minute:02}:00","gate":"{}{}","aircraft":"{}","seats_free":{},"fares":{{"Standard":{},"Flex":{}}}}}"#,
         if delayed { "Delayed" } else { "OnTime" },
