@@ -425,7 +425,8 @@ fn what_stands_still_is_led_on_while_its_stage_is_stopped() {
     );
     let used = place.run(&["resume", "view/orders", "--skip", &record]);
     assert!(
-        used.refused(1).contains("view/orders is running, and nobody decides behind its back"),
+        used.refused(1)
+            .contains("view/orders is running, and nobody decides behind its back"),
         "{used:?}"
     );
     assert_eq!(running.interrupt(), 0);
