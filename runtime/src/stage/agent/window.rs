@@ -325,6 +325,7 @@ impl<W, F> Window<W, F> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one stretch")]
 mod tests {
     use super::*;
     use proptest::prelude::*;
