@@ -163,7 +163,7 @@ pub async fn what_was_acknowledged_before_a_question_is_in_its_answer(bed: Bed) 
         for answer in answers.poll(Duration::from_millis(20)) {
             last = Instant::now();
             let value = answer.value;
-            let n = value["n"].as_u64().unwrap() as usize;
+            let n = usize::try_from(value["n"].as_u64().unwrap()).unwrap();
             assert!(!std::mem::replace(&mut seen[n], true), "{n} twice");
             let exact = |slot: &str| value[slot]["n"] == value["n"];
             if exact("flight") && exact("late") {
@@ -171,7 +171,7 @@ pub async fn what_was_acknowledged_before_a_question_is_in_its_answer(bed: Bed) 
             } else {
                 wrong.push(value.clone());
             }
-            let asker = value["asker"].as_u64().unwrap() as usize;
+            let asker = usize::try_from(value["asker"].as_u64().unwrap()).unwrap();
             // An asker that has asked all it had to is gone.
             let _ = tell[asker].send(answer.key);
         }

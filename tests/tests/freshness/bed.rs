@@ -165,6 +165,8 @@ impl Bed {
         let token = CancellationToken::new();
         let services = Services {
             shutdown: token.clone(),
+            // So that there is something to restore from, however short a test is.
+            checkpoint_every: Duration::from_millis(100),
             ..Services::new(Arc::clone(&self.log))
         };
         let handle = stage::start(config.clone(), ordinal, services).unwrap();

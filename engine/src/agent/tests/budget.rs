@@ -203,7 +203,7 @@ prompt: {{budgetTokens: {budget}, system: 'You help. {{{{ context.all }}}}', use
             ends: past.ends,
         });
     }
-    f64::from(same as u32) / f64::from(all as u32)
+    f64::from(u32::try_from(same).unwrap()) / f64::from(u32::try_from(all).unwrap())
 }
 
 #[test]
