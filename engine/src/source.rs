@@ -392,7 +392,7 @@ fn check_time(time: i64, timestamp: i64) -> Result<(), Fault> {
 }
 
 /// Headers as an object of texts; of the same name the last counts.
-fn headers_of(record: &Record<'_>) -> Value {
+pub(crate) fn headers_of(record: &Record<'_>) -> Value {
     Value::Object(
         record
             .headers
@@ -407,7 +407,7 @@ fn headers_of(record: &Record<'_>) -> Value {
     )
 }
 
-fn header_text<'a>(record: &'a Record<'_>, name: &str) -> Option<&'a str> {
+pub(crate) fn header_text<'a>(record: &'a Record<'_>, name: &str) -> Option<&'a str> {
     record
         .header(name)
         .and_then(|value| std::str::from_utf8(value).ok())

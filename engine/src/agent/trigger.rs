@@ -168,6 +168,11 @@ impl Agent {
             return Ok(None);
         }
         let event = self.origin.decode(record)?;
+        // A change that took a row away has a value of its own.
+        let is_gone = event.null && event.previous.is_some();
+        if is_gone && self.trigger.deletes == Deletes::Ignore {
+            return Ok(None);
+        }
         if let Some(filter) = &self.trigger.filter
             && !filter
                 .truth(&event)

@@ -27,6 +27,7 @@ pub struct Definition {
     fold: Fold,
     input: Input,
     state_topic: String,
+    changes_topic: Option<String>,
     from: Vec<From>,
     indexes: Vec<Index>,
     /// Of an `aggregate` view.
@@ -104,6 +105,7 @@ impl Definition {
             fold: view.fold.clone(),
             input: view.input.clone(),
             state_topic: view.state_topic.clone(),
+            changes_topic: view.changes_topic.clone(),
             from,
             indexes,
             aggregate,
@@ -140,6 +142,11 @@ impl Definition {
 
     pub fn state_topic(&self) -> &str {
         &self.state_topic
+    }
+
+    /// Where each change of a row is written; absent: nobody asks for them.
+    pub fn changes_topic(&self) -> Option<&str> {
+        self.changes_topic.as_deref()
     }
 
     /// Topics of the sources, in the order that [`Origin::from`] counts.

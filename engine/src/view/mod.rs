@@ -9,6 +9,7 @@
 
 mod aggregate;
 mod arena;
+pub(crate) mod changes;
 mod definition;
 mod expiry;
 mod from;

@@ -5,6 +5,7 @@
 
 use super::Row;
 use super::aggregate::Applied;
+use super::changes::{self, Changed};
 use super::definition::{Change, Definition, Projected};
 use super::origin::{Covered, Mark, Origin, invalid, provenance};
 use super::rows::Rows;
@@ -131,6 +132,26 @@ impl Partition {
 
     /// Folds one record of the input log. One that was folded before (below [`Partition::next`]) does nothing.
     pub fn fold(&mut self, record: &Record<'_>) -> Folded {
+        self.fold_into(record, None)
+    }
+
+    /// As [`Partition::fold`], and what is to be written to the view's changes topic, if it has one: one record, if
+    /// the event changed the row of its key. It belongs into one transaction with a checkpoint that holds the change.
+    pub fn fold_telling(&mut self, record: &Record<'_>) -> (Folded, Option<NewRecord>) {
+        let definition = Arc::clone(&self.definition);
+        let Some(topic) = definition.changes_topic() else {
+            return (self.fold(record), None);
+        };
+        let mut told = None;
+        let folded = self.fold_into(record, Some(&mut told));
+        let change = told.map(|changed| {
+            let root = self.source_position(changed.origin);
+            changed.record(topic, self.partition, record, &root)
+        });
+        (folded, change)
+    }
+
+    fn fold_into(&mut self, record: &Record<'_>, told: Option<&mut Option<Changed>>) -> Folded {
         if !self.begin(record) {
             return Folded::default();
         }
@@ -138,10 +159,16 @@ impl Partition {
             Input::Source { .. } => {
                 let mut event = self.definition.lend(0, record, &mut self.scanner);
                 let event = event.as_mut().map_err(|fault| fault.clone());
-                fold_event(&self.definition, &mut self.rows, &mut self.clock, event)
+                fold_event(
+                    &self.definition,
+                    &mut self.rows,
+                    &mut self.clock,
+                    event,
+                    told,
+                )
             }
             Input::Own { .. } if record.key == Some(names::MARK_KEY) => self.take_covered(record),
-            Input::Own { .. } => self.fold_projected(record),
+            Input::Own { .. } => self.fold_projected(record, told),
         };
         folded.into()
     }
@@ -157,7 +184,11 @@ impl Partition {
     }
 
     /// Folds a record that the intake wrote.
-    fn fold_projected(&mut self, record: &Record<'_>) -> Result<Applied, Fault> {
+    fn fold_projected(
+        &mut self,
+        record: &Record<'_>,
+        told: Option<&mut Option<Changed>>,
+    ) -> Result<Applied, Fault> {
         let key = record
             .key
             .map(Text::from_bytes)
@@ -179,7 +210,7 @@ impl Partition {
             time,
             origin,
         };
-        self.rows.apply(&self.definition, &event, self.clock)
+        changes::apply(&self.definition, &mut self.rows, &event, self.clock, told)
     }
 
     fn take_covered(&mut self, record: &Record<'_>) -> Result<Applied, Fault> {
@@ -329,16 +360,20 @@ impl Partition {
         Row {
             key: key.clone(),
             value,
-            position: Position {
-                topic: self
-                    .definition
-                    .source_topic(origin.from)
-                    .cloned()
-                    .unwrap_or_default(),
-                partition: origin.partition,
-                offset: origin.offset,
-            },
+            position: self.source_position(origin),
             time,
+        }
+    }
+
+    fn source_position(&self, origin: Origin) -> Position {
+        Position {
+            topic: self
+                .definition
+                .source_topic(origin.from)
+                .cloned()
+                .unwrap_or_default(),
+            partition: origin.partition,
+            offset: origin.offset,
         }
     }
 }
@@ -375,7 +410,13 @@ pub fn fold_each(
             then(place, state.fold(record));
         } else if state.begin(record) {
             let event = event.as_mut().map_err(|fault| fault.clone());
-            let folded = fold_event(&state.definition, &mut state.rows, &mut state.clock, event);
+            let folded = fold_event(
+                &state.definition,
+                &mut state.rows,
+                &mut state.clock,
+                event,
+                None,
+            );
             then(place, folded.into());
         } else {
             then(place, Folded::default());
@@ -393,10 +434,11 @@ fn fold_event(
     rows: &mut Rows,
     clock: &mut i64,
     event: Result<&mut Lent<'_>, Fault>,
+    told: Option<&mut Option<Changed>>,
 ) -> Result<Applied, Fault> {
     let folded = definition.project(0, event, &NoViews, |event| {
         *clock = (*clock).max(event.time);
-        rows.apply(definition, &event, *clock)
+        changes::apply(definition, rows, &event, *clock, told)
     });
     folded?.unwrap_or(Ok(Applied::default()))
 }

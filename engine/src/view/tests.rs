@@ -1,5 +1,6 @@
 //! Views through their front door: configuration in, records in, rows and checkpoints out.
 
+mod changes;
 mod crashes;
 mod storage;
 
@@ -34,6 +35,15 @@ fn sources(of: Value) -> BTreeMap<String, config::Source> {
 
 /// A view over sources `a` and `b` as its `from` names them; entries are `{source, ...}`.
 fn compile(from: Value, fold: Value, indexes: Value) -> Arc<Definition> {
+    compile_with(from, fold, indexes, None)
+}
+
+fn compile_with(
+    from: Value,
+    fold: Value,
+    indexes: Value,
+    changes: Option<&str>,
+) -> Arc<Definition> {
     let from: Vec<Value> = from
         .as_array()
         .unwrap()
@@ -57,7 +67,7 @@ fn compile(from: Value, fold: Value, indexes: Value) -> Arc<Definition> {
     };
     let view: config::View = serde_json::from_value(json!({
         "name": "v", "generation": "000000", "from": from, "fold": fold, "indexes": indexes,
-        "input": input, "stateTopic": "v", "deadTopic": "v.dead",
+        "input": input, "stateTopic": "v", "deadTopic": "v.dead", "changesTopic": changes,
     }))
     .unwrap();
     Definition::compile(&view, &sources(json!({"a": {}, "b": {}}))).unwrap()

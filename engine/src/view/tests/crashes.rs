@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 /// One step of a view's life.
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     Event {
         source: bool,
         key: u8,
@@ -17,7 +17,7 @@ enum Step {
     Crash,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let event = (
         any::<bool>(),
         0..4u8,
@@ -36,7 +36,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     )
 }
 
-fn record(source: bool, key: u8, value: Option<&[(u8, i8)]>, time: i64) -> NewRecord {
+pub(super) fn record(source: bool, key: u8, value: Option<&[(u8, i8)]>, time: i64) -> NewRecord {
     let value = value.map(|fields| {
         let object: serde_json::Map<String, Value> = fields
             .iter()

@@ -1,4 +1,4 @@
-//! Writing what changed: one transaction, sent as it stands until its fate is known.
+//! Writing what changed, state and changes: one transaction, sent as it stands until its fate is known.
 
 use super::super::super::committer::Outcome;
 use super::super::super::rebalance::Rebalance;
@@ -35,6 +35,7 @@ impl Fold {
             }
             keys += folding.partition.dirty();
             let mut records = folding.partition.checkpoint();
+            records.append(&mut folding.changes);
             records.append(&mut folding.dead);
             folding.bytes = 0;
             folding.since = None;

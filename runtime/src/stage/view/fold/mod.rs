@@ -35,6 +35,8 @@ const BYTES: usize = 16 << 20;
 const IDLE: Duration = Duration::from_secs(10);
 /// The longest that dead letters wait for their checkpoint: somebody looks for them.
 const LETTERS: Duration = Duration::from_millis(500);
+/// The same of changes, for which agents wait: what comes at once goes at once.
+const CHANGES: Duration = Duration::from_millis(5);
 /// While partitions are restored, so that the status shows how far they are.
 const RESTORING: Duration = Duration::from_millis(200);
 
@@ -86,6 +88,8 @@ struct Taken {
 struct Folding {
     partition: Partition,
     dead: Vec<NewRecord>,
+    /// Of rows, for agents that the view triggers.
+    changes: Vec<NewRecord>,
     /// Of the records folded since the last checkpoint.
     bytes: usize,
     /// When the first change that no checkpoint holds was made.
@@ -102,6 +106,11 @@ impl Folding {
             every
         } else {
             every.min(LETTERS)
+        };
+        let every = if self.changes.is_empty() {
+            every
+        } else {
+            every.min(CHANGES)
         };
         self.since.map(|since| since + every)
     }
@@ -229,7 +238,8 @@ impl Fold {
         if folding.stopped || record.offset < folding.partition.next() {
             return false;
         }
-        let folded = folding.partition.fold(record);
+        let (folded, change) = folding.partition.fold_telling(record);
+        folding.changes.extend(change);
         counts.records += 1;
         counts.changes += usize::from(folded.changed);
         counts.late += u64::from(folded.late);
@@ -343,6 +353,7 @@ impl Fold {
             let folding = Folding {
                 partition: taken.partition,
                 dead: Vec::new(),
+                changes: Vec::new(),
                 bytes: 0,
                 since: taken.decided.then(Instant::now),
                 target: taken.target,
