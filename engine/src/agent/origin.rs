@@ -16,7 +16,7 @@ use serde_json::Value;
 #[derive(Debug)]
 pub enum Origin {
     /// A run for every event of a source.
-    Source(Source),
+    Source(Box<Source>),
     /// A run for every change of a row of a view, read from this topic.
     Changes { topic: String },
 }
@@ -37,7 +37,7 @@ impl Origin {
                 format!("there is no EventSource '{name}'"),
             ));
         };
-        Ok(Self::Source(Source::compile(source)?))
+        Ok(Self::Source(Box::new(Source::compile(source)?)))
     }
 
     fn of_view(name: &str, stage: &config::Stage) -> Result<Self, CompileError> {

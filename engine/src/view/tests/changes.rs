@@ -32,7 +32,7 @@ fn check(definition: &Arc<Definition>, input: &[NewRecord]) -> BTreeMap<Key, Val
         assert_eq!(change.is_some(), before != after, "{cause:?}");
         let Some(change) = change else { continue };
         assert_eq!(change.topic, "v.changes");
-        let change = change.lend(0, |record| changes::read(record)).unwrap();
+        let change = change.lend(0, changes::read).unwrap();
         let place = all.iter().position(|key| *key == change.key).unwrap();
         assert_eq!(
             (&before[place], &after[place]),
@@ -164,7 +164,7 @@ fn rows_that_fit_no_record_together_are_a_fault_and_not_half_a_change() {
         let (folded, change) =
             event.lend(offset, |record| view.partition_mut(0).fold_telling(record));
         assert_eq!(folded.fault, None);
-        change.unwrap().lend(0, |record| changes::read(record))
+        change.unwrap().lend(0, changes::read)
     };
     assert!(read(&large("a"), 0).is_ok());
     assert_eq!(read(&large("b"), 1).unwrap_err().reason, Reason::TooLarge);
