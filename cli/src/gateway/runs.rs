@@ -40,7 +40,7 @@ impl Gateway {
             limit: usize::try_from(past.limit).unwrap_or(usize::MAX),
             ..Newest::default()
         };
-        self.from_the_end(topic, &mut newest)?;
+        self.newest_first(topic, &mut newest)?;
         newest.cut();
         Ok(newest.runs)
     }
@@ -97,7 +97,7 @@ impl Gateway {
             id: id.to_owned(),
             found: BTreeMap::new(),
         };
-        self.from_the_end(topic, &mut by_id)?;
+        self.newest_first(topic, &mut by_id)?;
         let mut found = by_id.found;
         if let Some(run) = found.remove(id) {
             found = BTreeMap::from([(id.to_owned(), run)]);
@@ -126,7 +126,7 @@ impl Gateway {
 
     /// Hands over the runs of a topic in windows, the newest first, until enough were seen of every
     /// partition.
-    fn from_the_end(&self, topic: &str, to: &mut dyn Collect) -> Result<(), Error> {
+    fn newest_first(&self, topic: &str, to: &mut dyn Collect) -> Result<(), Error> {
         let log = &*self.log;
         let partitions = dump::partitions(log, topic)?.ok_or_else(|| missing(topic))?;
         let bounds = log.watermarks(&partitions)?;
