@@ -9,8 +9,8 @@
 //! Reading, waiting, asking, retrying and writing are left to the caller. Invariant: every step is a
 //! function of its arguments, times included, so replay gives the same bytes.
 
-mod answer;
 mod again;
+mod answer;
 mod assemble;
 mod complete;
 mod end;

@@ -110,7 +110,10 @@ mod tests {
         assert_eq!((decided.offset, progress(&decided)), (3, "1:AAEB"));
         // The stage goes on and has not passed it.
         let next = position(5, Some(9), "1:AgEB".to_owned());
-        assert_eq!((Intent::of(&next), progress(&next)), (Some(Intent::Skip(9)), "1:AgEB"));
+        assert_eq!(
+            (Intent::of(&next), progress(&next)),
+            (Some(Intent::Skip(9)), "1:AgEB")
+        );
         // Whoever says where to go on says that nothing is finished there.
         let from = Intent::From(0).committed_over(&stage);
         assert_eq!((from.offset, progress(&from)), (0, ""));

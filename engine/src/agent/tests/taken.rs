@@ -104,7 +104,7 @@ proptest! {
             }
             Err(fault) => {
                 prop_assert_eq!(taken.len(), 1);
-                prop_assert_eq!(read(&through, &taken[0]).unwrap_err(), fault.clone());
+                prop_assert_eq!(&read(&through, &taken[0]).unwrap_err(), &fault);
                 // What is written of it is the same but for the agent's configuration and the audit's partition.
                 let refuse = |agent: &Agent, record: &Record<'_>| {
                     let mut records = agent.refuse(record, &fault, T).unwrap().records;

@@ -86,12 +86,7 @@ pub(super) fn parts(context: &Arc<Context>, view: &View) -> Result<(Parts, Optio
 }
 
 /// From where to where the view's intake goes.
-fn task(
-    context: &Context,
-    view: &View,
-    entries: Vec<String>,
-    partitions: i32,
-) -> intake::Task {
+fn task(context: &Context, view: &View, entries: Vec<String>, partitions: i32) -> intake::Task {
     let sources: BTreeSet<&str> = view
         .from
         .iter()
