@@ -168,9 +168,8 @@ impl Agent {
             return Ok(None);
         }
         let event = self.origin.decode(record)?;
-        // A change that took a row away has a value of its own.
-        let is_gone = event.null && event.previous.is_some();
-        if is_gone && self.trigger.deletes == Deletes::Ignore {
+        // A change that took a row away, and a delete in an envelope, have a value of their own.
+        if event.null && self.trigger.deletes == Deletes::Ignore {
             return Ok(None);
         }
         if let Some(filter) = &self.trigger.filter

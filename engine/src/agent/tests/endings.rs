@@ -316,3 +316,28 @@ fn attempts_are_one_run_and_completions_are_the_same_bytes() {
     };
     assert_eq!(complete(&one), complete(&two));
 }
+
+#[test]
+fn deletes_in_an_envelope_are_deletes() {
+    let deleted = json!({
+        "op": "d", "before": {"id": "c1"}, "after": null, "source": {"ts_ms": T},
+    });
+    let bytes = deleted.to_string();
+    for (deletes, runs) in [("Ignore", false), ("Run", true)] {
+        let mut stage = stage(&format!(
+            "{{trigger: {{deletes: {deletes}}}, prompt: {{user: '{{{{ event }}}}'}}}}"
+        ));
+        stage.sources.get_mut("questions").unwrap().envelope = config::Envelope::Debezium;
+        let agent = Agent::compile(&stage).unwrap();
+        let found = agent.trigger(&Record {
+            topic: "shop.questions",
+            partition: 0,
+            offset: 1,
+            timestamp: T,
+            key: Some(b"c1"),
+            value: Some(bytes.as_bytes()),
+            headers: &[],
+        });
+        assert_eq!(found.unwrap().is_some(), runs, "{deletes}");
+    }
+}
