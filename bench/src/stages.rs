@@ -21,6 +21,7 @@ pub struct Place {
     pub state: String,
     /// What the agent is triggered by: nothing comes.
     trigger: String,
+    journal: String,
     runs: String,
     dead: String,
 }
@@ -43,6 +44,7 @@ impl Place {
             own: own.then(|| topic("in", partitions, &[])).transpose()?,
             state: topic("state", partitions, &compacted)?,
             trigger: topic("trigger", 1, &[])?,
+            journal: topic("journal", 1, &compacted)?,
             runs: topic("runs", 1, &[])?,
             dead: topic("dead", 1, &[])?,
         })
@@ -102,7 +104,7 @@ impl Place {
                 "outputs": [],
                 "delivery": {"maxAttempts": 1, "attemptTimeoutMs": 1000, "maxHops": 16, "onFailure": "DeadLetter"},
                 "audit": "Full", "concurrency": 1,
-                "topics": {"conversation": null, "runs": self.runs, "dead": self.dead},
+                "topics": {"conversation": null, "journal": self.journal, "runs": self.runs, "dead": self.dead},
             }}),
         )?;
         Ok(stage::start(stage, 0, services.clone())?)

@@ -9,6 +9,7 @@
 
 mod support;
 
+use headwater_testbed::kafka::Topics;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use support::*;
@@ -22,6 +23,20 @@ struct Place {
 }
 
 impl Place {
+    /// With its topics, which go when they are dropped.
+    fn new(name: &str, folder: &str) -> (Self, Topics) {
+        let kafka = headwater_testbed::kafka().unwrap();
+        let namespace = format!("{name}-{}", std::process::id());
+        let topics = kafka.topics(format!("{namespace}."));
+        let place = Self {
+            user: User::new(),
+            servers: kafka.bootstrap().to_owned(),
+            resources: files(folder),
+            namespace,
+        };
+        (place, topics)
+    }
+
     fn to(&self) -> Vec<&str> {
         let mut all = vec!["--kafka", &self.servers, "--namespace", &self.namespace];
         for file in &self.resources {
@@ -71,15 +86,7 @@ fn lines(done: &Done) -> Vec<Value> {
 
 #[test]
 fn runs_are_read_replayed_and_compared_where_nothing_runs() {
-    let kafka = headwater_testbed::kafka().unwrap();
-    let namespace = format!("runs-{}", std::process::id());
-    let _topics = kafka.topics(format!("{namespace}."));
-    let place = Place {
-        user: User::new(),
-        servers: kafka.bootstrap().to_owned(),
-        resources: files("examples/triage"),
-        namespace,
-    };
+    let (place, _topics) = Place::new("runs", "examples/triage");
     place.until_idle(&["examples/triage"]);
 
     // Every run, the newest last, with what it read and from where, and how long it took.
@@ -304,15 +311,7 @@ fn runs_are_read_replayed_and_compared_where_nothing_runs() {
 
 #[test]
 fn views_and_letters_are_read_and_fed_again_where_nothing_runs() {
-    let kafka = headwater_testbed::kafka().unwrap();
-    let namespace = format!("letters-{}", std::process::id());
-    let _topics = kafka.topics(format!("{namespace}."));
-    let place = Place {
-        user: User::new(),
-        servers: kafka.bootstrap().to_owned(),
-        resources: files("examples/triage"),
-        namespace,
-    };
+    let (place, _topics) = Place::new("letters", "examples/triage");
     place.until_idle(&["examples/triage"]);
     let paths: Vec<&str> = place.resources.iter().map(String::as_str).collect();
 
@@ -392,15 +391,7 @@ fn views_and_letters_are_read_and_fed_again_where_nothing_runs() {
 
 #[test]
 fn what_stands_still_is_led_on_while_its_stage_is_stopped() {
-    let kafka = headwater_testbed::kafka().unwrap();
-    let namespace = format!("resume-{}", std::process::id());
-    let _topics = kafka.topics(format!("{namespace}."));
-    let place = Place {
-        user: User::new(),
-        servers: kafka.bootstrap().to_owned(),
-        resources: files("cli/tests/folders/orders"),
-        namespace,
-    };
+    let (place, _topics) = Place::new("resume", "cli/tests/folders/orders");
     let paths: Vec<&str> = place.resources.iter().map(String::as_str).collect();
     place.until_idle(&["cli/tests/folders/orders"]);
     let keys = || {

@@ -168,18 +168,8 @@ fn rows(user: &User, out: &Path, namespace: &str, view: &str) -> BTreeMap<String
 
 /// Runs the example to its end and checks everything that it wrote.
 fn run(user: &User, namespace: &str, more: &[&str]) {
-    let out = tempfile::tempdir().unwrap();
-    let (folder, path) = (folder(), out.path());
-    let mut arguments = vec![
-        "up",
-        folder.to_str().unwrap(),
-        "--until-idle",
-        "--out",
-        path.to_str().unwrap(),
-    ];
-    arguments.extend(more);
-    user.run(&arguments).ok();
-
+    let out = user.run_folder(&folder(), more);
+    let path = out.path();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let answers: BTreeSet<(String, String)> = topic(path, &format!("{namespace}.answers"))
         .iter()

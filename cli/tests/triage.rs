@@ -52,17 +52,7 @@ fn folder() -> PathBuf {
 
 /// Runs the example to its end and checks everything that it wrote.
 fn run(user: &User, namespace: &str, more: &[&str]) {
-    let out = tempfile::tempdir().unwrap();
-    let folder = folder();
-    let mut arguments = vec![
-        "up",
-        folder.to_str().unwrap(),
-        "--until-idle",
-        "--out",
-        out.path().to_str().unwrap(),
-    ];
-    arguments.extend(more);
-    user.run(&arguments).ok();
+    let out = user.run_folder(&folder(), more);
     replies(out.path(), namespace);
     let chains = chains(out.path(), namespace);
     ways(&chains, out.path(), namespace);

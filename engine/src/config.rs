@@ -373,9 +373,8 @@ pub struct Agent {
 #[serde(rename_all = "camelCase")]
 pub struct AgentTopics {
     pub conversation: Option<String>,
-    /// Steps of runs that are not over, and what must not run twice; absent where the agent needs neither.
-    #[serde(default)]
-    pub journal: Option<String>,
+    /// Steps of runs that are not over, runs that may have ended a process, and what must not run twice.
+    pub journal: String,
     pub runs: String,
     pub dead: String,
 }

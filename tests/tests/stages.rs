@@ -20,6 +20,8 @@ mod changes;
 mod faults;
 #[path = "stages/faulty.rs"]
 mod faulty;
+#[path = "support/follow.rs"]
+mod follow;
 #[path = "stages/joins.rs"]
 mod joins;
 #[path = "stages/life.rs"]

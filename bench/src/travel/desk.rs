@@ -28,6 +28,7 @@ impl Desk {
             flights: topic("flights", 1, &[])?,
             questions: topic("questions", partitions, &[])?,
             answers: topic("answers", 1, &[])?,
+            journal: topic("journal", partitions, &compacted)?,
             runs: topic("runs", partitions, &[])?,
             dead: topic("dead", 1, &[])?,
             state: [

@@ -57,6 +57,7 @@ pub struct Topics {
     pub flights: String,
     pub questions: String,
     pub answers: String,
+    pub journal: String,
     pub runs: String,
     pub dead: String,
     /// State topics of the three views: nothing writes them here.
@@ -73,6 +74,7 @@ impl Topics {
             flights: name("flights"),
             questions: name("questions"),
             answers: name("answers"),
+            journal: name("journal"),
             runs: name("runs"),
             dead: name("dead"),
             state: ["s1", "s2", "s3"].map(name),
@@ -156,7 +158,7 @@ pub fn stage(
             }],
             "delivery": {"maxAttempts": 3, "attemptTimeoutMs": 60_000, "maxHops": 16, "onFailure": "DeadLetter"},
             "audit": "Full", "concurrency": 64,
-            "topics": {"conversation": null, "runs": topics.runs, "dead": topics.dead},
+            "topics": {"conversation": null, "journal": topics.journal, "runs": topics.runs, "dead": topics.dead},
         }},
     });
     Ok(serde_json::from_value(stage)?)

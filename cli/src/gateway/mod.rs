@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::pipeline::Pipeline;
 use encode::{borrowed, compose, key_bytes, parse, record};
 use headwater_engine::agent::Agent;
-use headwater_engine::config::{self, Role, Stage};
+use headwater_engine::config::{self, Stage};
 use headwater_engine::problem::did_you_mean;
 use headwater_engine::record::{NewRecord, Position};
 use headwater_runtime::log::{Log, Offsets, Writer};
@@ -112,15 +112,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::send`]; [`Error::Failed`] if the run did not end in time.
     pub(crate) fn ask(&self, ask: &Ask) -> Result<Answer, Error> {
-        let (_, stage) = find(
-            "agent",
-            &self.directory.agents,
-            ask.namespace.as_deref(),
-            &ask.agent,
-        )?;
-        let Role::Agent(agent) = &stage.role else {
-            return Err(Error::internal("the agent's stage is not one"));
-        };
+        let (stage, agent) = self.agent(ask.namespace.as_deref(), &ask.agent)?;
         let source = stage
             .sources
             .get(agent.trigger.from.source().unwrap_or_default())

@@ -74,7 +74,7 @@ impl Gateway {
         Ok(replayed)
     }
 
-    fn agent(
+    pub(super) fn agent(
         &self,
         namespace: Option<&str>,
         name: &str,

@@ -96,6 +96,21 @@ impl User {
         up
     }
 
+    /// Runs a folder to its end; gives where everything that it wrote is.
+    pub fn run_folder(&self, folder: &Path, more: &[&str]) -> tempfile::TempDir {
+        let out = tempfile::tempdir().unwrap();
+        let mut arguments = vec![
+            "up",
+            folder.to_str().unwrap(),
+            "--until-idle",
+            "--out",
+            out.path().to_str().unwrap(),
+        ];
+        arguments.extend(more);
+        self.run(&arguments).ok();
+        out
+    }
+
     pub fn chat(&self, arguments: &[&str]) -> Done {
         let mut all = vec!["chat", "flight-assistant"];
         all.extend(arguments);

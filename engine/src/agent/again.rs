@@ -5,9 +5,9 @@
 //! histories and windows are those of the trigger's time. Nothing is cut for a budget, and `required` is not
 //! asked: that there is nothing any more is what one wants to know.
 
-use super::assemble::{Found, audited};
+use super::assemble::{Found, audited, stale_seconds};
 use super::scope::Scope;
-use super::{Agent, Freshness, Ready, Trigger};
+use super::{Agent, Freshness, Ready, Slot, Trigger};
 use crate::audit;
 use crate::config::Outcome;
 use crate::conversation::Past;
@@ -28,7 +28,7 @@ pub(super) struct Now {
 }
 
 /// The slots that outputs of finished runs read as `now`.
-pub(super) fn named(outputs: &[Output], slots: &[super::Slot]) -> BTreeSet<String> {
+pub(super) fn named(outputs: &[Output], slots: &[Slot]) -> BTreeSet<String> {
     let done = || {
         outputs
             .iter()
@@ -58,14 +58,19 @@ impl Agent {
         freshness: &Freshness,
         at: i64,
     ) -> Result<(), Fault> {
-        let mut values = Map::new();
-        let mut slots = Vec::new();
-        for slot in self
+        let again: Vec<&Slot> = self
             .slots
             .iter()
             .filter(|slot| self.again.contains(&slot.plan.name))
-        {
-            let name = &slot.plan.name;
+            .collect();
+        let whole = |slot: &&Slot| SlotPlan {
+            budget_tokens: None,
+            ..slot.plan.clone()
+        };
+        let plans: Vec<SlotPlan> = again.iter().map(whole).collect();
+        let mut draft = Draft::new(Map::new(), &plans, &Past::default(), at);
+        for (slot, plan) in again.iter().zip(&plans) {
+            let name = &plan.name;
             let scope = Scope::new(&trigger.event, &ready.input);
             let found = slot
                 .find(&scope, views, freshness, trigger.time)
@@ -75,29 +80,15 @@ impl Agent {
                 stale_ms,
                 show,
             } = found;
-            let whole = SlotPlan {
-                budget_tokens: None,
-                ..slot.plan.clone()
-            };
-            let mut draft = Draft::new(
-                Map::new(),
-                std::slice::from_ref(&whole),
-                &Past::default(),
-                at,
-            );
-            draft.add(&whole, read, super::assemble::stale_seconds(stale_ms), show);
-            slots.extend(
-                draft
-                    .slots()
-                    .iter()
-                    .map(|held| audited(slot, held, freshness, at)),
-            );
-            let value = draft.into_input()["context"][name].take();
-            values.insert(name.clone(), value);
+            draft.add(plan, read, stale_seconds(stale_ms), show);
         }
+        let both = again.iter().zip(draft.slots());
+        let mut slots: Vec<audit::Slot> = both
+            .map(|(slot, held)| audited(slot, held, freshness, at))
+            .collect();
         slots.sort_by(|left, right| left.slot.cmp(&right.slot));
         ready.now = Some(Now {
-            values: Value::Object(values),
+            values: draft.into_input()["context"].take(),
             slots,
         });
         Ok(())

@@ -64,10 +64,8 @@ impl Agent {
             records.extend(turn.map_err(|error| unwritable(&error))?);
         }
         let journal: Vec<Change> = self.done(trigger).into_iter().collect();
-        if let Some(topic) = &self.topics.journal {
-            for change in &journal {
-                records.push(change.record(topic, trigger.partition)?);
-            }
+        for change in &journal {
+            records.push(change.record(&self.topics.journal, trigger.partition)?);
         }
         let mut summary = self.audited(trigger, Some(ready), audit::Outcome::Done, finished_at);
         summary.outputs = written;

@@ -11,6 +11,7 @@ use crate::fault::{Fault, Reason};
 use crate::intake::{Drained, Fence, TakeIn, Terms};
 use crate::lookup::Views;
 use crate::record::{NewRecord, OwnedRecord, Record};
+use crate::source::Event;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ struct Waiting {
 enum Content {
     Ready(NewRecord),
     /// Its rows are to be read as it goes.
-    Record(OwnedRecord),
+    Event(OwnedRecord, Box<Event>),
 }
 
 impl Intake {
@@ -87,25 +88,28 @@ impl Intake {
         let Some(event) = self.agent.admit(record)? else {
             return Ok(None);
         };
+        let time = event.time;
         let content = if self.agent.trigger.for_each.is_some() {
-            Content::Record(OwnedRecord::new(record))
+            Content::Event(OwnedRecord::new(record), Box::new(event))
         } else {
             let key = self.agent.key(&event)?;
             self.agent.once_key(&event, key.as_ref())?;
             Content::Ready(self.log().trigger(record, key.as_ref(), None)?)
         };
         Ok(Some(Waiting {
-            time: event.time,
+            time,
             offset: record.offset,
             content,
         }))
     }
 
-    /// The runs that a record starts, with what the views hold now.
-    fn runs(&self, record: &Record<'_>, views: &dyn Views) -> Result<Vec<NewRecord>, Fault> {
-        let Some(mut event) = self.agent.admit(record)? else {
-            return Ok(Vec::new());
-        };
+    /// The runs that an event starts, with what the views hold now.
+    fn runs(
+        &self,
+        record: &Record<'_>,
+        mut event: Event,
+        views: &dyn Views,
+    ) -> Result<Vec<NewRecord>, Fault> {
         let rows = match &self.agent.trigger.for_each {
             Some(for_each) => for_each.rows(&event, views)?,
             None => Vec::new(),
@@ -144,14 +148,14 @@ impl Intake {
         else {
             return;
         };
-        let record = match event.content {
+        let (record, of) = match event.content {
             Content::Ready(record) => {
                 drained.records.push(record);
                 return;
             }
-            Content::Record(record) => record,
+            Content::Event(record, of) => (record, *of),
         };
-        match record.with(|record| self.runs(record, terms.views)) {
+        match record.with(|record| self.runs(record, of, terms.views)) {
             Ok(runs) => drained.records.extend(runs),
             Err(fault) if (terms.stops)(self.origin().topic(), partition, event.offset) => {
                 if let Some(lane) = self.lanes.get_mut(&partition) {

@@ -315,13 +315,6 @@ fn compile_answer(agent: &config::Agent) -> Result<Option<answer::Answer>, Compi
             "a result needs a model that answers. Add modelRef, or leave out result",
         );
     }
-    if agent.topics.journal.is_none() {
-        problems.add(
-            "spec.result",
-            reason::INVALID_SPEC,
-            "the agent has no journal topic",
-        );
-    }
     problems.finish()?;
     Ok(compiled)
 }

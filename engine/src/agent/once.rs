@@ -22,20 +22,13 @@ pub(super) struct Rule {
 }
 
 impl Rule {
-    pub(super) fn compile(
-        once: &config::Once,
-        topics: &config::AgentTopics,
-        names: &Names,
-    ) -> Result<Self, CompileError> {
+    pub(super) fn compile(once: &config::Once, names: &Names) -> Result<Self, CompileError> {
         let mut problems = CompileError::default();
         let key = problems.take(
             format!("{PATH}.key"),
             reason::INVALID_EXPRESSION,
             Expression::compile_for(&once.key, names, Wanted::Key),
         );
-        if topics.journal.is_none() {
-            problems.add(PATH, reason::INVALID_SPEC, "the agent has no journal topic");
-        }
         problems.finish()?;
         let within_ms = once.within_ms;
         key.map(|key| Self { key, within_ms }).ok_or_else(|| {

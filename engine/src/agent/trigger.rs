@@ -41,7 +41,7 @@ impl Rules {
         let once = trigger
             .once
             .as_ref()
-            .and_then(|once| problems.merge(once::Rule::compile(once, &agent.topics, &run_names)));
+            .and_then(|once| problems.merge(once::Rule::compile(once, &run_names)));
         let mut expression = |path: &str, text: &Option<String>, names: &Names, wanted| {
             text.as_ref().and_then(|text| {
                 let compiled = Expression::compile_for(text, names, wanted);

@@ -159,9 +159,7 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
                 "turns of conversations, by the run's key",
             ));
         }
-        if let Some(journal) = &own.journal {
-            topics.push(internal.journal(journal, partitions()));
-        }
+        topics.push(internal.journal(&own.journal, partitions()));
         let retention = u64::from(agent.audit_retention_seconds) * 1_000;
         topics.push(internal.deleted(
             &own.runs,

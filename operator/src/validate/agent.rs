@@ -124,7 +124,7 @@ pub(super) fn check(
                 .conversation
                 .is_some()
                 .then(|| topics::conversation_topic(namespace, name)),
-            journal: Some(topics::journal_topic(namespace, name)),
+            journal: topics::journal_topic(namespace, name),
             runs: topics::runs_topic(namespace, name),
             dead: topics::dead_topic(namespace, topics::Owner::Agent, name),
         },

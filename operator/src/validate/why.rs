@@ -39,7 +39,7 @@ pub(super) fn agent(
             "once: no second run of a key for `{}` within {} s of one that was done, which {} remembers",
             once.key.trim(),
             once.within_ms / 1_000,
-            agent.topics.journal.as_deref().unwrap_or("?")
+            agent.topics.journal
         ));
     }
     if agent.trigger.coalesce_ms > 0 {
@@ -95,7 +95,7 @@ pub(super) fn agent(
     if agent.result_schema.is_some() {
         lines.push(format!(
             "result: JSON that fits its schema, sent back once if it does not; that step is kept in {} before the model is asked again",
-            agent.topics.journal.as_deref().unwrap_or("?")
+            agent.topics.journal
         ));
     }
     for output in &agent.outputs {

@@ -168,6 +168,18 @@ impl Committer {
         Ok(Outcome::Later)
     }
 
+    /// Commits the first offsets of a group, in a transaction of their own. Gives when to look whether they are there.
+    pub(super) fn first_offsets(
+        &mut self,
+        group: &mut dyn GroupReader,
+        offsets: &[(TopicPartition, Committed)],
+    ) -> Result<Instant, Error> {
+        self.commit(group, &[], offsets)?;
+        let look_at = self.retry_at.unwrap_or_else(Instant::now);
+        self.forget();
+        Ok(look_at)
+    }
+
     /// The batch at hand is given up, its partitions being another's now. Where it may have been committed, or
     /// could not be aborted, the next [`Committer::open`] ends its transaction.
     pub(super) fn forget(&mut self) {

@@ -8,6 +8,7 @@ mod agent;
 mod committer;
 mod context;
 mod ends;
+mod first;
 mod handle;
 mod held;
 mod intake;

@@ -1,10 +1,10 @@
 //! The bed of all rounds: a private broker behind a proxy, the topics, the desk's stages as pods run them, and what disturbs them.
 
 use crate::desk;
-use crate::rounds;
 use crate::rounds::draw::Draw;
 use crate::rounds::proxy::{Act, Moment, Proxy, Request, Rule};
 use crate::rounds::replica::Replica;
+use crate::rounds::{self, Broker, SESSION};
 use crate::server::{self, Server};
 use headwater_testbed::Kafka;
 use serde_json::json;
@@ -18,8 +18,6 @@ const CALLERS: usize = 2;
 const AGENTS: usize = HELPERS + ARCHIVES + CALLERS;
 /// What a pod's restart may take, and reading the state, on a machine that others use too.
 const WELL: Duration = Duration::from_secs(60);
-/// The session of a member.
-const SESSION: Duration = Duration::from_secs(10);
 /// Until a step is seen: a partition that was taken from one who died comes back only after its session.
 const STEP: Duration = Duration::from_secs(25);
 
@@ -136,15 +134,6 @@ impl Fleet {
         self.replicas.iter_mut().for_each(what);
     }
 
-    /// Lets time pass, as a part of the disturbance. What ends meanwhile is started again.
-    fn pass(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            self.all(Replica::supervise);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     /// Waits until every replica is ready and has no problem. Gives how long that took.
     pub fn well(&mut self) -> Result<Duration, String> {
         let began = Instant::now();
@@ -167,9 +156,8 @@ impl Fleet {
 
     /// One disturbance; over when it returns.
     pub fn disturb(&mut self, kind: Kind, draw: &mut Draw) {
-        let milliseconds = |draw: &mut Draw, most| Duration::from_millis(draw.below(most) as u64);
         // In the middle of whatever is under way.
-        self.pass(Duration::from_secs(1) + milliseconds(draw, 2_000));
+        self.pass(Duration::from_secs(1) + draw.milliseconds(2_000));
         match kind {
             Kind::AtEachStep => self.at_each_step(draw),
             Kind::RepliesLost => self.replies_lost(draw),
@@ -193,21 +181,9 @@ impl Fleet {
                     .iter()
                     .for_each(|place| self.replicas[*place].signal("-CONT"));
             }
-            Kind::BrokerKilled => {
-                self.kafka.kill().unwrap();
-                self.kafka.start().unwrap();
-            }
-            Kind::BrokerRestarted => {
-                self.kafka.stop().unwrap();
-                self.pass(milliseconds(draw, 3_000));
-                self.kafka.start().unwrap();
-            }
-            Kind::BrokerHeld => {
-                // Longer than a transaction may stay open, and than a session.
-                self.kafka.pause().unwrap();
-                self.pass(SESSION + Duration::from_secs(3) + milliseconds(draw, 4_000));
-                self.kafka.resume().unwrap();
-            }
+            Kind::BrokerKilled => self.kill_broker(),
+            Kind::BrokerRestarted => self.restart_broker(draw),
+            Kind::BrokerHeld => self.hold_broker(draw),
             Kind::Storm => {
                 for _ in 0..7 {
                     let place = draw.below(AGENTS);
@@ -217,7 +193,7 @@ impl Fleet {
                     } else {
                         replica.start();
                     }
-                    self.pass(Duration::from_millis(500) + milliseconds(draw, 2_000));
+                    self.pass(Duration::from_millis(500) + draw.milliseconds(2_000));
                 }
                 self.all(Replica::start);
             }
@@ -330,5 +306,15 @@ impl Fleet {
             );
             self.pass(Duration::from_millis(50));
         }
+    }
+}
+
+impl Broker for Fleet {
+    fn kafka(&self) -> &Kafka {
+        &self.kafka
+    }
+
+    fn supervise(&mut self) {
+        self.all(Replica::supervise);
     }
 }

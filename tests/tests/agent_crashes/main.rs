@@ -28,6 +28,7 @@ use desk::check::Check;
 use desk::model::Ledger;
 use fleet::{Fleet, Kind};
 use naive::Raw;
+use rounds::Rounds;
 use rounds::draw::{self, Draw};
 use rounds::load::{Load, Sent};
 use rounds::reader::{Topic, committed};
@@ -43,28 +44,12 @@ const SETTLE: Duration = Duration::from_secs(90);
 
 #[test]
 fn after_each_fault_every_question_was_answered_once() {
-    let rounds = rounds::number("HEADWATER_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
-    let pace = rounds::number("HEADWATER_PACE").map_or(PACE, |pace| pace as usize);
-    let seed = rounds::seed();
-    let kinds = rounds::kinds(&Kind::ALL);
-    let folder = std::env::temp_dir().join(format!("headwater-agents-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    println!("seed {seed}, {rounds} rounds, logs in {}", folder.display());
-
-    let mut draw = Draw::new(seed);
-    let ledger = Ledger::default();
-    let fleet = Fleet::start(&rounds::binary(), &folder, ledger.clone());
-    let mut run = Run::new(fleet, ledger, seed, pace);
-    run.settle("at the beginning");
-    for round in 0..rounds {
-        let kind = match kinds.get(round) {
-            Some(kind) => *kind,
-            None => kinds[draw.below(kinds.len())],
-        };
-        run.round(round, kind, &mut draw);
-    }
-    run.report();
-    std::fs::remove_dir_all(&folder).unwrap();
+    rounds::play("agents", ROUNDS, &Kind::ALL, |seed, folder| {
+        let pace = rounds::number("HEADWATER_PACE").map_or(PACE, |pace| pace as usize);
+        let ledger = Ledger::default();
+        let fleet = Fleet::start(&rounds::binary(), folder, ledger.clone());
+        Run::new(fleet, ledger, seed, pace)
+    });
 }
 
 struct Run {
@@ -103,6 +88,25 @@ impl Run {
             fleet,
         }
     }
+
+    /// At rest the groups' offsets are at the ends of their topics.
+    fn uncommitted(&self) -> Option<String> {
+        let (namespace, bootstrap) = (&self.fleet.namespace, self.fleet.bootstrap());
+        desk::GROUPS.into_iter().find_map(|(group, topic)| {
+            let ends = self.topics[topic].ends();
+            let count = i32::try_from(ends.len()).unwrap();
+            let (full, name) = (
+                format!("{namespace}.{group}"),
+                format!("{namespace}.{topic}"),
+            );
+            let found = committed(bootstrap, &full, &name, count);
+            (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}"))
+        })
+    }
+}
+
+impl Rounds for Run {
+    type Kind = Kind;
 
     fn round(&mut self, round: usize, kind: Kind, draw: &mut Draw) {
         let began = Instant::now();
@@ -155,21 +159,6 @@ impl Run {
             well.unwrap_or_else(|wrong| panic!("{name}: {wrong}"));
         }
         began.elapsed()
-    }
-
-    /// At rest the groups' offsets are at the ends of their topics.
-    fn uncommitted(&self) -> Option<String> {
-        let (namespace, bootstrap) = (&self.fleet.namespace, self.fleet.bootstrap());
-        desk::GROUPS.into_iter().find_map(|(group, topic)| {
-            let ends = self.topics[topic].ends();
-            let count = i32::try_from(ends.len()).unwrap();
-            let (full, name) = (
-                format!("{namespace}.{group}"),
-                format!("{namespace}.{topic}"),
-            );
-            let found = committed(bootstrap, &full, &name, count);
-            (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}"))
-        })
     }
 
     fn report(&self) {

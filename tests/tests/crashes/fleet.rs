@@ -1,8 +1,8 @@
 //! The bed of all rounds: a private broker, the topics, three replicas of every view's stage, and what disturbs them.
 
-use crate::rounds;
 use crate::rounds::draw::Draw;
 use crate::rounds::replica::Replica;
+use crate::rounds::{self, Broker, SESSION};
 use crate::views::{SOURCES, View, views};
 use headwater_testbed::Kafka;
 use std::collections::BTreeMap;
@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 const REPLICAS: usize = 3;
 /// What a pod's restart may take, and reading the state, on a machine that others use too.
 const WELL: Duration = Duration::from_secs(60);
-/// The session of a member.
-const SESSION: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -87,15 +85,6 @@ impl Fleet {
         self.replicas.iter_mut().flatten().for_each(&mut what);
     }
 
-    /// Lets time pass, as a part of the disturbance. What ends meanwhile is started again.
-    fn pass(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
-            self.all(Replica::supervise);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
     /// Waits until every replica is ready and has no problem. Gives how long that took.
     pub fn well(&mut self) -> Result<Duration, String> {
         let began = Instant::now();
@@ -123,9 +112,8 @@ impl Fleet {
 
     /// One disturbance, of all views at once; over when it returns.
     pub fn disturb(&mut self, kind: Kind, draw: &mut Draw) {
-        let milliseconds = |draw: &mut Draw, most| Duration::from_millis(draw.below(most) as u64);
         // In the middle of whatever is under way: checkpoints are up to 5 s apart.
-        self.pass(Duration::from_secs(2) + milliseconds(draw, 5_000));
+        self.pass(Duration::from_secs(2) + draw.milliseconds(5_000));
         match kind {
             Kind::KillOne => {
                 for replica in self.one_each(draw) {
@@ -143,21 +131,9 @@ impl Fleet {
                 self.pass(SESSION + Duration::from_secs(5));
                 self.signal(&chosen, "-CONT");
             }
-            Kind::BrokerKilled => {
-                self.kafka.kill().unwrap();
-                self.kafka.start().unwrap();
-            }
-            Kind::BrokerRestarted => {
-                self.kafka.stop().unwrap();
-                self.pass(milliseconds(draw, 3_000));
-                self.kafka.start().unwrap();
-            }
-            Kind::BrokerHeld => {
-                // Longer than a transaction may stay open, and than a session.
-                self.kafka.pause().unwrap();
-                self.pass(SESSION + Duration::from_secs(3) + milliseconds(draw, 4_000));
-                self.kafka.resume().unwrap();
-            }
+            Kind::BrokerKilled => self.kill_broker(),
+            Kind::BrokerRestarted => self.restart_broker(draw),
+            Kind::BrokerHeld => self.hold_broker(draw),
             Kind::BrokerAway => {
                 self.kafka.kill().unwrap();
                 self.pass(Duration::from_secs(60));
@@ -193,7 +169,7 @@ impl Fleet {
                         view[*ordinal].kill();
                         view[*ordinal].start();
                     }
-                    self.pass(Duration::from_millis(100) + milliseconds(draw, 1_500));
+                    self.pass(Duration::from_millis(100) + draw.milliseconds(1_500));
                 }
             }
             Kind::Growth => {
@@ -244,4 +220,14 @@ fn topics(namespace: &str) -> Vec<(String, i32, bool)> {
     };
     topics.extend(views().iter().flat_map(of));
     topics
+}
+
+impl Broker for Fleet {
+    fn kafka(&self) -> &Kafka {
+        &self.kafka
+    }
+
+    fn supervise(&mut self) {
+        self.all(Replica::supervise);
+    }
 }

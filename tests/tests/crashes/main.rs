@@ -26,6 +26,7 @@ mod views;
 
 use check::ViewCheck;
 use fleet::{Fleet, Kind};
+use rounds::Rounds;
 use rounds::draw::Draw;
 use rounds::load::Load;
 use rounds::reader::Topic;
@@ -39,26 +40,9 @@ const SETTLE: Duration = Duration::from_secs(90);
 
 #[test]
 fn after_each_fault_the_topics_hold_the_fold_of_the_sources() {
-    let rounds = rounds::number("HEADWATER_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
-    let seed = rounds::seed();
-    let kinds = rounds::kinds(&Kind::ALL);
-    let folder = std::env::temp_dir().join(format!("headwater-crashes-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    println!("seed {seed}, {rounds} rounds, logs in {}", folder.display());
-
-    let mut draw = Draw::new(seed);
-    let fleet = Fleet::start(&rounds::binary(), &folder);
-    let mut run = Run::new(fleet, seed);
-    run.settle("at the beginning");
-    for round in 0..rounds {
-        let kind = match kinds.get(round) {
-            Some(kind) => *kind,
-            None => kinds[draw.below(kinds.len())],
-        };
-        run.round(round, kind, &mut draw);
-    }
-    run.report();
-    std::fs::remove_dir_all(&folder).unwrap();
+    rounds::play("crashes", ROUNDS, &Kind::ALL, |seed, folder| {
+        Run::new(Fleet::start(&rounds::binary(), folder), seed)
+    });
 }
 
 struct Run {
@@ -98,6 +82,10 @@ impl Run {
             fleet,
         }
     }
+}
+
+impl Rounds for Run {
+    type Kind = Kind;
 
     fn round(&mut self, round: usize, kind: Kind, draw: &mut Draw) {
         let began = Instant::now();

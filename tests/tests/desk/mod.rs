@@ -98,14 +98,11 @@ pub fn topics(namespace: &str) -> Vec<(String, i32, bool)> {
         topic(format!("view.{view}.dead"), 1, false);
     }
     topic("agent.caller.in".to_owned(), CALLS, false);
+    topic("agent.caller.journal".to_owned(), CALLS, true);
     topic("agent.caller.runs".to_owned(), CALLS, false);
     topic("agent.caller.dead".to_owned(), 1, false);
-    topic(
-        "agent.helper.journal".to_owned(),
-        partitions("questions"),
-        true,
-    );
     for (agent, trigger) in [("helper", "questions"), ("archive", "answers")] {
+        topic(format!("agent.{agent}.journal"), partitions(trigger), true);
         topic(format!("agent.{agent}.runs"), partitions(trigger), false);
         topic(format!("agent.{agent}.dead"), 1, false);
     }
@@ -185,7 +182,8 @@ pub fn archive(namespace: &str, kafka: &Value) -> Value {
         "outputs": [output(namespace, "archive", "Done", None, "{'n': event.n}", None)],
         "delivery": {"maxAttempts": ATTEMPTS, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full", "concurrency": 16,
-        "topics": {"conversation": null, "runs": topic("agent.archive.runs"), "dead": topic("agent.archive.dead")},
+        "topics": {"conversation": null, "journal": topic("agent.archive.journal"),
+            "runs": topic("agent.archive.runs"), "dead": topic("agent.archive.dead")},
     });
     stage(namespace, kafka, &json!({"agent": agent}))
 }
@@ -204,7 +202,8 @@ pub fn caller(namespace: &str, kafka: &Value) -> Value {
         "outputs": [output(namespace, "called", "Done", None, "{'n': event.n, 'row': match.r}", None)],
         "delivery": {"maxAttempts": ATTEMPTS, "attemptTimeoutMs": 20_000, "maxHops": 16, "onFailure": "DeadLetter"},
         "audit": "Full", "concurrency": 16,
-        "topics": {"conversation": null, "runs": topic("agent.caller.runs"), "dead": topic("agent.caller.dead")},
+        "topics": {"conversation": null, "journal": topic("agent.caller.journal"),
+            "runs": topic("agent.caller.runs"), "dead": topic("agent.caller.dead")},
     });
     stage(namespace, kafka, &json!({"agent": agent}))
 }

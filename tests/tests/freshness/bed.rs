@@ -1,23 +1,24 @@
 //! A log, and stages on it as the operator plans them from resources.
 
+use crate::follow::unique;
+pub use crate::follow::{Follow, Seen};
 use headwater_engine::config::Stage;
 use headwater_engine::names::Owner;
-use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_engine::record::NewRecord;
 use headwater_operator::plan::{self, Plan};
 use headwater_operator::resources::{Object, Resources};
 use headwater_operator::validate::{Settings, validate};
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
-use headwater_runtime::log::{Isolation, Log, Reader, Start, TopicSpec};
+use headwater_runtime::log::{Log, TopicSpec};
 use headwater_runtime::stage::{self, Handle, Phase, Services};
 use headwater_testbed::kafka::Topics;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -86,23 +87,9 @@ pub struct Running {
     token: CancellationToken,
 }
 
-/// A committed record.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub key: String,
-    pub value: Value,
-    pub headers: HashMap<String, String>,
-}
-
 impl Bed {
     pub fn new(kind: Kind) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let namespace = format!(
-            "fresh-{}-{}-{}",
-            std::process::id(),
-            jiff::Timestamp::now().as_millisecond(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let namespace = unique("fresh");
         let mut topics = None;
         let (log, place): (Arc<dyn Log>, Place) = match kind {
             Kind::Memory => {
@@ -192,42 +179,13 @@ impl Bed {
         }
     }
 
-    /// Reads committed records of a topic, from its beginning.
     pub fn follow(&self, topic: &str) -> Follow {
-        let topic = self.topic(topic);
-        let info = self.log.topics(std::slice::from_ref(&topic)).unwrap();
-        let count = info[0].as_ref().unwrap().partitions;
-        let partitions: Vec<_> = (0..count)
-            .map(|number| TopicPartition::new(topic.as_str(), number))
-            .collect();
-        let mut reader = self.log.reader(Isolation::ReadCommitted).unwrap();
-        let starts: Vec<_> = partitions
-            .iter()
-            .map(|partition| (partition.clone(), Start::Earliest))
-            .collect();
-        reader.assign(&starts).unwrap();
-        Follow { reader, partitions }
+        Follow::new(&*self.log, self.topic(topic))
     }
 
     /// Every committed record that is in a topic now.
     pub fn read(&self, topic: &str) -> Vec<Seen> {
-        let mut follow = self.follow(topic);
-        let ends = self.log.ends(&follow.partitions).unwrap();
-        let begun = Instant::now();
-        let mut seen = Vec::new();
-        loop {
-            let reader = &mut follow.reader;
-            let at_end = follow
-                .partitions
-                .iter()
-                .zip(&ends)
-                .all(|(partition, end)| *end == 0 || reader.position(partition) >= Some(*end));
-            if at_end {
-                return seen;
-            }
-            seen.extend(follow.poll(Duration::from_millis(100)));
-            assert!(begun.elapsed() < DEADLINE, "cannot read {topic} to its end");
-        }
+        self.follow(topic).read(&*self.log, DEADLINE)
     }
 }
 
@@ -241,34 +199,6 @@ impl Running {
 
     pub async fn crash(self) {
         self.handle.crash().await;
-    }
-}
-
-pub struct Follow {
-    reader: Box<dyn Reader>,
-    partitions: Vec<TopicPartition>,
-}
-
-impl Follow {
-    pub fn poll(&mut self, wait: Duration) -> Vec<Seen> {
-        let mut seen = Vec::new();
-        self.reader
-            .poll(wait, &mut |record| {
-                let text = |bytes: Option<&[u8]>| {
-                    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-                };
-                seen.push(Seen {
-                    key: text(record.key),
-                    value: serde_json::from_slice(record.value.unwrap_or(b"null")).unwrap(),
-                    headers: record
-                        .headers
-                        .iter()
-                        .map(|(name, value)| ((*name).to_owned(), text(*value)))
-                        .collect(),
-                });
-            })
-            .unwrap();
-        seen
     }
 }
 

@@ -13,6 +13,8 @@ mod asked;
 mod bed;
 mod behind;
 mod change;
+#[path = "../support/follow.rs"]
+mod follow;
 mod turns;
 
 use bed::{Bed, Kind};

@@ -1,5 +1,7 @@
 //! Numbers from a seed (SplitMix64).
 
+use std::time::Duration;
+
 pub struct Draw(u64);
 
 impl Draw {
@@ -13,6 +15,11 @@ impl Draw {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// A time shorter than so many milliseconds.
+    pub fn milliseconds(&mut self, most: usize) -> Duration {
+        Duration::from_millis(self.below(most) as u64)
     }
 
     pub fn below(&mut self, limit: usize) -> usize {

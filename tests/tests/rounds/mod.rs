@@ -17,15 +17,95 @@ pub mod proxy;
 pub mod reader;
 pub mod replica;
 
+use draw::Draw;
 use headwater_kafka::Settings;
 use headwater_kafka::admin::{Admin, NewTopic};
+use headwater_testbed::Kafka;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ASK: Duration = Duration::from_secs(20);
+
+/// One round after the other.
+pub trait Rounds {
+    type Kind: Copy + Debug;
+
+    /// Waits until every topic says what it should. Panics where one says what it should not.
+    fn settle(&mut self, name: &str) -> Duration;
+    /// Disturbs everything in this way, and waits until it has settled.
+    fn round(&mut self, round: usize, kind: Self::Kind, draw: &mut Draw);
+    fn report(&self);
+}
+
+/// As many rounds as `HEADWATER_ROUNDS` says, else `count`: first one of each kind, then as the seed draws. `begin` gets the seed,
+/// and the folder for the logs of the replicas, named after `what`, which stays where a round fails.
+pub fn play<R: Rounds>(
+    what: &str,
+    count: usize,
+    all: &[R::Kind],
+    begin: impl FnOnce(u64, &Path) -> R,
+) {
+    let rounds = number("HEADWATER_ROUNDS").map_or(count, |rounds| rounds as usize);
+    let seed = seed();
+    let kinds = kinds(all);
+    let folder = std::env::temp_dir().join(format!("headwater-{what}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    println!("seed {seed}, {rounds} rounds, logs in {}", folder.display());
+
+    let mut draw = Draw::new(seed);
+    let mut run = begin(seed, &folder);
+    run.settle("at the beginning");
+    for round in 0..rounds {
+        let kind = match kinds.get(round) {
+            Some(kind) => *kind,
+            None => kinds[draw.below(kinds.len())],
+        };
+        run.round(round, kind, &mut draw);
+    }
+    run.report();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// How long a member may be silent.
+pub const SESSION: Duration = Duration::from_secs(10);
+
+/// Faults of the broker, for whoever has processes on it.
+pub trait Broker {
+    fn kafka(&self) -> &Kafka;
+
+    /// Starts again what has ended.
+    fn supervise(&mut self);
+
+    /// Lets time pass, and starts again what ends meanwhile.
+    fn pass(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.supervise();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn kill_broker(&mut self) {
+        self.kafka().kill().unwrap();
+        self.kafka().start().unwrap();
+    }
+
+    fn restart_broker(&mut self, draw: &mut Draw) {
+        self.kafka().stop().unwrap();
+        self.pass(draw.milliseconds(3_000));
+        self.kafka().start().unwrap();
+    }
+
+    /// Longer than a transaction may stay open, and than a session.
+    fn hold_broker(&mut self, draw: &mut Draw) {
+        self.kafka().pause().unwrap();
+        self.pass(SESSION + Duration::from_secs(3) + draw.milliseconds(4_000));
+        self.kafka().resume().unwrap();
+    }
+}
 
 /// A number that the environment gives.
 pub fn number(name: &str) -> Option<u64> {

@@ -135,18 +135,7 @@ fn read(memory: &Memory, topic: &str, next: &mut BTreeMap<(String, i32), i64>) -
                 return;
             }
             *next = record.offset + 1;
-            all.push(Raw {
-                partition: record.partition,
-                offset: record.offset,
-                timestamp: record.timestamp,
-                key: record.key.map(<[u8]>::to_vec),
-                value: record.value.map(<[u8]>::to_vec),
-                headers: record
-                    .headers
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
-                    .collect(),
-            });
+            all.push(simulated::raw(record));
         })
         .unwrap();
     all

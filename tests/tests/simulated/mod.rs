@@ -18,9 +18,10 @@
 
 pub mod chaos;
 
+use crate::naive::Raw;
 use chaos::{Chaos, Fates, Process};
 use futures::StreamExt;
-use headwater_engine::record::NewRecord;
+use headwater_engine::record::{NewRecord, Record};
 use headwater_runtime::backoff::Random;
 use headwater_runtime::clock::Clock;
 use headwater_runtime::log::Log as _;
@@ -48,6 +49,22 @@ struct Fast {
 impl Clock for Fast {
     fn now_ms(&self) -> i64 {
         self.base + self.begun.elapsed().as_millis() as i64 * PACE
+    }
+}
+
+/// A record of the log as an independent reader sees it.
+pub fn raw(record: &Record<'_>) -> Raw {
+    Raw {
+        partition: record.partition,
+        offset: record.offset,
+        timestamp: record.timestamp,
+        key: record.key.map(<[u8]>::to_vec),
+        value: record.value.map(<[u8]>::to_vec),
+        headers: record
+            .headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
+            .collect(),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Runs that end their process, and partitions that are left in order.
 
-use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, ready, until};
+use crate::bed::{Bed, DEADLINE, Seen, ready, until};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headwater_engine::model::{Reply, Request};
-use headwater_runtime::log::TopicSpec;
 use headwater_runtime::model::{Error, Model};
 use headwater_runtime::stage::{self, Services};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -71,24 +70,12 @@ impl Model for Holding {
 }
 
 fn holding(bed: &mut Bed, delay: Duration) -> (Value, Arc<Holding>) {
-    let journal = bed.topic("agent.helper.journal");
-    let topic = TopicSpec {
-        name: journal.clone(),
-        partitions: PARTITIONS,
-        replication_factor: Some(1),
-        config: BTreeMap::new(),
-    };
-    bed.log.create(&[topic]).unwrap();
-    let model = Arc::new(Holding {
+    let model = bed.asks(Holding {
         asked: Mutex::default(),
         answers: Semaphore::new(0),
         delay,
     });
-    bed.models
-        .insert("chat".to_owned(), Arc::clone(&model) as Arc<dyn Model>);
-    let mut stage = bed.agent();
-    stage["role"]["agent"]["topics"]["journal"] = json!(journal);
-    (stage, model)
+    (bed.agent(), model)
 }
 
 /// The last record of each key that the journal has.

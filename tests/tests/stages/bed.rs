@@ -3,19 +3,20 @@
 //! `questions` trigger the agent `helper`, which reads the view `flights` and answers to `answers`.
 //! Every bed has a namespace of its own, so that beds share a broker.
 
+use crate::follow;
+pub use crate::follow::Seen;
 use headwater_engine::config::Stage;
-use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_engine::record::NewRecord;
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
-use headwater_runtime::log::{Isolation, Log, Offsets, Start, TopicSpec, Writer};
+use headwater_runtime::log::{Log, Offsets, TopicSpec, Writer};
 use headwater_runtime::model::Model;
 use headwater_runtime::observe::Observer;
 use headwater_runtime::stage::{self, Handle, Services};
 use headwater_testbed::kafka::Topics;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,7 @@ const STATIC: &[&str] = &[
     "view.board.000001",
     "view.board.000001-in",
     "agent.helper.conversation",
+    "agent.helper.journal",
     "agent.helper.runs",
 ];
 
@@ -52,23 +54,9 @@ pub struct Bed {
     _topics: Option<Topics>,
 }
 
-/// A record as tests look at it.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    pub key: String,
-    pub value: Value,
-    pub headers: HashMap<String, String>,
-}
-
 impl Bed {
     pub fn new(kind: Kind) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let namespace = format!(
-            "stages-{}-{}-{}",
-            std::process::id(),
-            jiff::Timestamp::now().as_millisecond(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let namespace = follow::unique("stages");
         let mut made = None;
         let (log, offsets): (Arc<dyn Log>, Arc<dyn Offsets>) = match kind {
             Kind::Memory => {
@@ -107,7 +95,7 @@ impl Bed {
         bed
     }
 
-    fn spec(&self, name: &str, partitions: i32) -> TopicSpec {
+    pub fn spec(&self, name: &str, partitions: i32) -> TopicSpec {
         TopicSpec {
             name: self.topic(name),
             partitions,
@@ -209,6 +197,7 @@ impl Bed {
             "concurrency": 64,
             "topics": {
                 "conversation": self.topic("agent.helper.conversation"),
+                "journal": self.topic("agent.helper.journal"),
                 "runs": self.topic("agent.helper.runs"),
                 "dead": self.topic("agent.helper.dead"),
             },
@@ -223,6 +212,14 @@ impl Bed {
     pub fn start_with(&self, stage: &Value, services: Services) -> Handle {
         let config: Stage = serde_json::from_value(stage.clone()).unwrap();
         stage::start(config, 0, services).unwrap()
+    }
+
+    /// What the agent asks.
+    pub fn asks<M: Model + 'static>(&mut self, model: M) -> Arc<M> {
+        let model = Arc::new(model);
+        let of_stage = Arc::clone(&model) as Arc<dyn Model>;
+        self.models.insert("chat".to_owned(), of_stage);
+        model
     }
 
     /// Starts and waits until it is ready.
@@ -255,38 +252,12 @@ impl Bed {
 
     /// Every committed record that is in a topic now.
     pub fn read(&self, topic: &str) -> Vec<Seen> {
-        let mut follow = self.follow(topic);
-        let ends = self.log.ends(&follow.partitions).unwrap();
-        let begun = Instant::now();
-        while !follow
-            .partitions
-            .clone()
-            .iter()
-            .zip(&ends)
-            .all(|(partition, end)| *end == 0 || follow.reader.position(partition) >= Some(*end))
-        {
-            follow.poll(Duration::from_millis(100));
-            assert!(begun.elapsed() < DEADLINE, "cannot read {topic} to its end");
-        }
-        follow.seen
+        follow::Follow::new(&*self.log, self.topic(topic)).read(&*self.log, DEADLINE)
     }
 
     pub fn follow(&self, topic: &str) -> Follow {
-        let topic = self.topic(topic);
-        let info = self.log.topics(std::slice::from_ref(&topic)).unwrap();
-        let count = info[0].as_ref().unwrap().partitions;
-        let partitions: Vec<_> = (0..count)
-            .map(|p| TopicPartition::new(topic.as_str(), p))
-            .collect();
-        let mut reader = self.log.reader(Isolation::ReadCommitted).unwrap();
-        let starts: Vec<_> = partitions
-            .iter()
-            .map(|p| (p.clone(), Start::Earliest))
-            .collect();
-        reader.assign(&starts).unwrap();
         Follow {
-            reader,
-            partitions,
+            reader: follow::Follow::new(&*self.log, self.topic(topic)),
             seen: Vec::new(),
         }
     }
@@ -300,32 +271,13 @@ impl Drop for Bed {
 
 /// A reader that keeps what it has seen.
 pub struct Follow {
-    reader: Box<dyn headwater_runtime::log::Reader>,
-    partitions: Vec<TopicPartition>,
+    reader: follow::Follow,
     pub seen: Vec<Seen>,
 }
 
 impl Follow {
     fn poll(&mut self, wait: Duration) {
-        let seen = &mut self.seen;
-        self.reader
-            .poll(wait, &mut |record| {
-                let text = |bytes: Option<&[u8]>| {
-                    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-                };
-                seen.push(Seen {
-                    key: text(record.key),
-                    value: record.value.map_or(Value::Null, |bytes| {
-                        serde_json::from_slice(bytes).unwrap_or_else(|_| text(Some(bytes)).into())
-                    }),
-                    headers: record
-                        .headers
-                        .iter()
-                        .map(|(name, value)| ((*name).to_owned(), text(*value)))
-                        .collect(),
-                });
-            })
-            .unwrap();
+        self.seen.extend(self.reader.poll(wait));
     }
 
     /// Takes what is there.

@@ -1,9 +1,10 @@
 //! Crashes, zombies, hand-overs, shutdown, idleness: every trigger is answered once.
 
-use crate::bed::{Bed, DEADLINE, PARTITIONS, ready, until};
+use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, ready, until};
 use crate::faulty::Faulty;
 use crate::flight;
 use crate::models::Counting;
+use headwater_engine::record::NewRecord;
 use headwater_runtime::backoff::Random;
 use headwater_runtime::stage::{self, Handle, Phase};
 use serde_json::{Value, json};
@@ -13,6 +14,31 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+/// Asks while the agent crashes four times, each in the middle of answering, and waits until it has no more to do.
+pub async fn across_crashes(bed: &Bed, stage: &Value, questions: &[NewRecord]) -> Handle {
+    let (mut writer, mut answers) = (bed.writer(), bed.follow("answers"));
+    for (round, some) in questions.chunks(questions.len() / 4).enumerate() {
+        let agent = bed.start(stage);
+        writer.write(some).unwrap();
+        // In the middle of it.
+        answers.wait(round * some.len() + some.len() / 3);
+        agent.crash().await;
+    }
+    let agent = bed.started(stage).await;
+    answers.wait(questions.len());
+    until(&agent, "idle", |agent| agent.caught_up(&*bed.log).unwrap()).await;
+    agent
+}
+
+/// There is one answer to each question.
+pub fn each_once(answers: &[Seen], questions: usize) {
+    let asked: BTreeSet<&str> = answers
+        .iter()
+        .map(|seen| seen.value["asked"].as_str().unwrap())
+        .collect();
+    assert_eq!((answers.len(), asked.len()), (questions, questions));
+}
+
 pub async fn every_trigger_is_answered_once_across_crashes(mut bed: Bed) {
     const QUESTIONS: usize = 240;
     const SESSIONS: usize = 20;
@@ -21,27 +47,12 @@ pub async fn every_trigger_is_answered_once_across_crashes(mut bed: Bed) {
     let mut stage = bed.agent();
     stage["role"]["agent"]["outputs"][0]["value"] =
         json!("{'text': result.text, 'asked': event.text, 'turns': size(conversation)}");
-    let mut writer = bed.writer();
     let questions: Vec<_> = (0..QUESTIONS)
         .map(|n| bed.question(&format!("session-{}", n % SESSIONS), &format!("q{n}"), ""))
         .collect();
-    let mut answers = bed.follow("answers");
-    for (round, questions) in questions.chunks(QUESTIONS / 4).enumerate() {
-        let agent = bed.start(&stage);
-        writer.write(questions).unwrap();
-        // In the middle of it.
-        answers.wait(round * questions.len() + questions.len() / 3);
-        agent.crash().await;
-    }
-    let agent = bed.started(&stage).await;
-    answers.wait(QUESTIONS);
-    until(&agent, "idle", |agent| agent.caught_up(&*bed.log).unwrap()).await;
+    let agent = across_crashes(&bed, &stage, &questions).await;
     let answers = bed.read("answers");
-    let asked: BTreeSet<&str> = answers
-        .iter()
-        .map(|seen| seen.value["asked"].as_str().unwrap())
-        .collect();
-    assert_eq!((answers.len(), asked.len()), (QUESTIONS, QUESTIONS));
+    each_once(&answers, QUESTIONS);
     for session in 0..SESSIONS {
         let key = format!("session-{session}");
         let of: Vec<_> = answers.iter().filter(|seen| seen.key == key).collect();

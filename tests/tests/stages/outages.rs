@@ -67,9 +67,7 @@ impl Model for Remote {
 const BURST: usize = 8;
 
 fn remote(bed: &mut Bed) -> (Value, Arc<Remote>) {
-    let model = Arc::new(Remote::default());
-    bed.models
-        .insert("chat".to_owned(), Arc::clone(&model) as Arc<dyn Model>);
+    let model = bed.asks(Remote::default());
     let mut stage = bed.agent();
     let agent = &mut stage["role"]["agent"];
     agent["model"]["provider"] = json!({

@@ -1,14 +1,14 @@
 //! Runs of several steps: what was journaled is not repeated, whatever crashes in between.
 
-use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, until};
+use crate::bed::{Bed, DEADLINE, Seen, until};
 use crate::flight;
+use crate::life::{across_crashes, each_once};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headwater_engine::model::{Reply, Request};
-use headwater_runtime::log::TopicSpec;
 use headwater_runtime::model::{Error, Model};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -110,20 +110,9 @@ impl Model for Repairing {
 
 /// The agent with a schema for its result, and its model.
 fn offering(bed: &mut Bed, model: Repairing) -> (Value, Arc<Repairing>) {
-    let journal = bed.topic("agent.helper.journal");
-    let topic = TopicSpec {
-        name: journal.clone(),
-        partitions: PARTITIONS,
-        replication_factor: Some(1),
-        config: BTreeMap::new(),
-    };
-    bed.log.create(&[topic]).unwrap();
-    let model = Arc::new(model);
-    bed.models
-        .insert("chat".to_owned(), Arc::clone(&model) as Arc<dyn Model>);
+    let model = bed.asks(model);
     let mut stage = bed.agent();
     let agent = &mut stage["role"]["agent"];
-    agent["topics"]["journal"] = json!(journal);
     agent["resultSchema"] = json!({
         "type": "object", "required": ["offer"], "properties": {"offer": {"type": "integer"}},
     });
@@ -214,27 +203,12 @@ pub async fn steps_are_journaled_once_across_crashes(mut bed: Bed) {
     let (mut stage, model) = offering(&mut bed, model);
     // More than there are crashes: none is given up for having been there each time.
     stage["role"]["agent"]["delivery"]["maxAttempts"] = json!(9);
-    let mut writer = bed.writer();
     let questions: Vec<_> = (0..QUESTIONS)
         .map(|n| bed.question(&format!("session-{}", n % SESSIONS), &format!("q{n}"), ""))
         .collect();
-    let mut answers = bed.follow("answers");
-    for (round, questions) in questions.chunks(QUESTIONS / 4).enumerate() {
-        let agent = bed.start(&stage);
-        writer.write(questions).unwrap();
-        // In the middle of it.
-        answers.wait(round * questions.len() + questions.len() / 3);
-        agent.crash().await;
-    }
-    let agent = bed.started(&stage).await;
-    answers.wait(QUESTIONS);
-    until(&agent, "idle", |agent| agent.caught_up(&*bed.log).unwrap()).await;
+    let agent = across_crashes(&bed, &stage, &questions).await;
     let answers = bed.read("answers");
-    let asked: BTreeSet<&str> = answers
-        .iter()
-        .map(|seen| seen.value["asked"].as_str().unwrap())
-        .collect();
-    assert_eq!((answers.len(), asked.len()), (QUESTIONS, QUESTIONS));
+    each_once(&answers, QUESTIONS);
     for session in 0..SESSIONS {
         let key = format!("session-{session}");
         let of: Vec<_> = answers.iter().filter(|seen| seen.key == key).collect();

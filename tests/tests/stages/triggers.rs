@@ -3,10 +3,10 @@
 use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, ready, until};
 use crate::faulty::Faulty;
 use crate::flight;
+use crate::life::each_once;
 use crate::models::Counting;
 use headwater_engine::record::NewRecord;
 use headwater_runtime::backoff::Random;
-use headwater_runtime::log::TopicSpec;
 use headwater_runtime::stage::{self, Handle};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,19 +18,12 @@ const SESSIONS: usize = 5;
 
 /// The agent with an input log, and with this of its trigger.
 fn agent(bed: &Bed, trigger: &Value) -> Value {
-    let [input, journal] = ["in", "journal"].map(|part| {
-        let name = bed.topic(&format!("agent.helper.{part}"));
-        let topic = TopicSpec {
-            name: name.clone(),
-            partitions: PARTITIONS,
-            replication_factor: Some(1),
-            config: BTreeMap::new(),
-        };
-        if bed.log.topics(std::slice::from_ref(&name)).unwrap()[0].is_none() {
-            bed.log.create(&[topic]).unwrap();
-        }
-        name
-    });
+    let input = bed.topic("agent.helper.in");
+    if bed.log.topics(std::slice::from_ref(&input)).unwrap()[0].is_none() {
+        bed.log
+            .create(&[bed.spec("agent.helper.in", PARTITIONS)])
+            .unwrap();
+    }
     let mut stage = bed.agent();
     stage["views"]["flights"]["indexes"] =
         json!([{"name": "byGate", "key": {"one": "value.gate"}}]);
@@ -38,7 +31,6 @@ fn agent(bed: &Bed, trigger: &Value) -> Value {
     own["trigger"]["input"] = json!(input);
     // No run is to be given up because its process was killed a few times.
     own["delivery"]["maxAttempts"] = json!(50);
-    own["topics"]["journal"] = json!(journal);
     for (name, value) in trigger.as_object().unwrap() {
         own["trigger"][name] = value.clone();
     }
@@ -80,11 +72,7 @@ async fn idle(bed: &Bed, handle: &Handle) {
 /// Each question is answered once, and each session remembers all that was said in it before.
 fn check_sessions(bed: &Bed, questions: usize) {
     let answers = bed.read("answers");
-    let asked: BTreeSet<&str> = answers
-        .iter()
-        .map(|seen| seen.value["asked"].as_str().unwrap())
-        .collect();
-    assert_eq!((answers.len(), asked.len()), (questions, questions));
+    each_once(&answers, questions);
     for session in 0..SESSIONS {
         let key = format!("s{session}");
         let of: Vec<&Seen> = answers.iter().filter(|seen| seen.key == key).collect();

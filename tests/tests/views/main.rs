@@ -22,6 +22,8 @@ mod compare;
 mod events;
 mod expressions;
 mod folds;
+#[path = "../support/follow.rs"]
+mod follow;
 #[path = "../naive/mod.rs"]
 mod naive;
 mod records;

@@ -1,7 +1,9 @@
 //! Topics of one seed's own, on either log; the stages of its views; and an independent reader of it all.
 
 use crate::catalogue::{self, ViewSpec};
+use crate::follow::unique;
 use crate::naive::Raw;
+use crate::simulated;
 use headwater_engine::config::Stage;
 use headwater_engine::record::NewRecord;
 use headwater_runtime::log::kafka::Kafka;
@@ -16,7 +18,6 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +45,7 @@ impl World {
     pub fn memory(memory: Memory, views: &[ViewSpec]) -> Self {
         Self {
             log: Arc::new(memory.clone()),
-            prefix: unique(),
+            prefix: unique("views"),
             joined: catalogue::joined(),
             place: Place::Memory(memory),
         }
@@ -53,7 +54,7 @@ impl World {
 
     pub fn kafka(views: &[ViewSpec]) -> Self {
         let broker = headwater_testbed::kafka().unwrap();
-        let prefix = unique();
+        let prefix = unique("views");
         let bootstrap = broker.bootstrap().to_owned();
         let config = headwater_engine::config::Kafka {
             bootstrap_servers: vec![bootstrap.clone()],
@@ -152,18 +153,8 @@ impl World {
         match &self.place {
             Place::Memory(memory) => memory
                 .dump(topic, |record| {
-                    all.entry(record.partition).or_default().push(Raw {
-                        partition: record.partition,
-                        offset: record.offset,
-                        timestamp: record.timestamp,
-                        key: record.key.map(<[u8]>::to_vec),
-                        value: record.value.map(<[u8]>::to_vec),
-                        headers: record
-                            .headers
-                            .iter()
-                            .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
-                            .collect(),
-                    });
+                    let raw = simulated::raw(record);
+                    all.entry(record.partition).or_default().push(raw);
                 })
                 .unwrap(),
             Place::Kafka(bootstrap, _) => {
@@ -186,16 +177,6 @@ fn spec(name: String, partitions: i32, config: &[(&str, &str)]) -> TopicSpec {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
     }
-}
-
-fn unique() -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    format!(
-        "views-{}-{}-{}",
-        std::process::id(),
-        jiff::Timestamp::now().as_millisecond(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    )
 }
 
 /// A plain consumer, as anybody may write one.

@@ -51,7 +51,7 @@ role:
     delivery: {maxAttempts: 5, attemptTimeoutMs: 120000, maxHops: 16, onFailure: DeadLetter}
     audit: Full
     concurrency: 64
-    topics: {conversation: shop.agent.helper.conversation, runs: shop.agent.helper.runs, dead: shop.agent.helper.dead}
+    topics: {conversation: shop.agent.helper.conversation, journal: shop.agent.helper.journal, runs: shop.agent.helper.runs, dead: shop.agent.helper.dead}
 ";
 
 const MODEL: &str = r"

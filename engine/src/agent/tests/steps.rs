@@ -11,7 +11,6 @@ const OFFERS: &str = "
 conversation: {turns: 2, expireAfterMs: 60000, userText: event.text}
 slots: [{name: booked, lookup: {view: bookings, by: {key: key}, index: byCustomer}}]
 prompt: {user: '{{ event.text }} {{ context.booked }}'}
-topics: {journal: shop.agent.helper.journal}
 resultSchema: {type: object, required: [offers], properties: {offers: {type: array, items: {type: object, required: [price], properties: {price: {type: number}}}}}}
 outputs:
 - {name: all, source: answers}
@@ -269,7 +268,7 @@ fn what_cannot_be_a_result_is_said_at_its_place() {
         let problem = |p: crate::problem::Problem| (p.path, p.reason, p.message);
         error.problems.into_iter().map(problem).collect::<Vec<_>>()
     };
-    let schema = "resultSchema: {type: objekt}\ntopics: {journal: j}";
+    let schema = "resultSchema: {type: objekt}";
     let [(path, why, _)] = &problems(&with_model(schema))[..] else {
         panic!("one problem expected")
     };
@@ -277,14 +276,17 @@ fn what_cannot_be_a_result_is_said_at_its_place() {
         (path.as_str(), *why),
         ("spec.result.schema", reason::INVALID_SCHEMA)
     );
-    let [(path, why, message), (_, _, topic)] =
-        &problems("resultSchema: {type: object}\nprompt: {user: hi}\noutputs: []")[..]
-    else {
-        panic!("two problems expected")
+    let without_model = "resultSchema: {type: object}\nprompt: {user: hi}\noutputs: []";
+    let [(path, why, message)] = &problems(without_model)[..] else {
+        panic!("one problem expected")
     };
     assert_eq!((path.as_str(), *why), ("spec.result", reason::INVALID_SPEC));
     assert!(message.contains("modelRef"), "{message}");
-    assert!(topic.contains("journal"), "{topic}");
+    let mut without_journal = serde_json::to_value(stage(without_model)).unwrap();
+    let topics = &mut without_journal["role"]["agent"]["topics"];
+    topics.as_object_mut().unwrap().remove("journal");
+    let error = serde_json::from_value::<config::Stage>(without_journal).unwrap_err();
+    assert!(error.to_string().contains("journal"), "{error}");
     let misspelt = OFFERS.replace("result.json.offers", "result.json.ofers");
     let closed = misspelt.replace(
         "{type: object, required: [offers]",

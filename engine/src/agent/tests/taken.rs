@@ -315,7 +315,7 @@ fn the_events_of_a_history_are_told_apart() {
 
 fn once(more: &str) -> Bed {
     Bed::new(&format!(
-        "trigger: {{once: {{key: event.?flight.orValue(null), withinMs: 1000}}{more}}}\nprompt: {{user: x}}\ntopics: {{journal: shop.agent.helper.journal}}"
+        "trigger: {{once: {{key: event.?flight.orValue(null), withinMs: 1000}}{more}}}\nprompt: {{user: x}}"
     ))
 }
 
@@ -415,8 +415,7 @@ fn a_run_without_a_key_cannot_be_once() {
         .ask(&feed, |record| bed.agent.trigger(record))
         .unwrap_err();
     assert_eq!(fault.reason, Reason::NullKey);
-    let without_journal =
-        stage("trigger: {once: {key: event.flight, withinMs: 1}}\nprompt: {user: x}");
-    let error = Agent::compile(&without_journal).unwrap_err();
+    let unfinished = stage("trigger: {once: {key: 'event.', withinMs: 1}}\nprompt: {user: x}");
+    let error = Agent::compile(&unfinished).unwrap_err();
     assert!(error.to_string().contains("spec.trigger.once"), "{error}");
 }

@@ -237,16 +237,13 @@ impl Batches {
         idle
     }
 
-    /// The first offsets of a new agent. Gives when to look whether they are there.
+    /// As [`Committer::first_offsets`].
     pub(super) fn first_offsets(
         &mut self,
         group: &mut dyn GroupReader,
         offsets: &[(TopicPartition, Committed)],
     ) -> Result<Instant, Error> {
-        self.committer.commit(group, &[], offsets)?;
-        let look_at = self.committer.retry_at().unwrap_or_else(Instant::now);
-        self.committer.forget();
-        Ok(look_at)
+        self.committer.first_offsets(group, offsets)
     }
 
     /// Commits whatever is finished.
@@ -349,13 +346,9 @@ impl Batches {
         room: &mut Room,
         steps: &mut Vec<(i32, NewRecord, Pending)>,
     ) {
-        let topic = self.setup.config.topics.journal.as_deref();
+        let topic = &self.setup.config.topics.journal;
         let mut left = std::mem::take(&mut active.steps).into_iter();
         for pending in left.by_ref() {
-            let Some(topic) = topic else {
-                pending.tell(Err("the agent has no journal".to_owned()));
-                continue;
-            };
             match pending.change.record(topic, number) {
                 Ok(record) => {
                     let bytes = record.value.as_ref().map_or(0, Vec::len);
@@ -409,9 +402,7 @@ impl Batches {
                 continue;
             };
             for pending in steps.into_iter().flatten() {
-                if let Some(journal) = &mut active.journal {
-                    journal.apply(pending.change.clone());
-                }
+                active.journal.apply(pending.change.clone());
                 pending.tell(Ok(()));
             }
         }
@@ -421,10 +412,8 @@ impl Batches {
             };
             active.window.committed(&part);
             for mut finished in part.runs {
-                if let Some(journal) = &mut active.journal {
-                    for change in std::mem::take(&mut finished.completion.journal) {
-                        journal.apply(change);
-                    }
+                for change in std::mem::take(&mut finished.completion.journal) {
+                    active.journal.apply(change);
                 }
                 if let (Some(store), Some(turn)) =
                     (&mut active.store, finished.completion.turn.clone())
@@ -477,8 +466,10 @@ impl Batches {
                 let now_ms = self.setup.context.services.clock.now_ms();
                 // That it cannot be made, no data can cause; then nothing is written of the run.
                 if let Ok(mut failed) = self.setup.agent.fail(&trigger, None, &fault, 1, now_ms) {
-                    let journal = actives.get(&number).and_then(|own| own.journal.as_ref());
-                    interim::end(&self.setup, journal, number, &trigger, &mut failed);
+                    if let Some(active) = actives.get(&number) {
+                        let journal = &active.journal;
+                        interim::end(&self.setup, journal, number, &trigger, &mut failed);
+                    }
                     finished.completion = failed;
                 }
                 let records = std::mem::take(&mut finished.completion.records);

@@ -59,14 +59,12 @@ impl Interim {
 /// Adds to what ends a run the end of what the journal has of it, and of some that is over.
 pub(super) fn end(
     setup: &Setup,
-    journal: Option<&Store>,
+    journal: &Store,
     partition: i32,
     trigger: &Trigger,
     completion: &mut Completion,
 ) {
-    let (Some(journal), Some(topic)) = (journal, &setup.config.topics.journal) else {
-        return;
-    };
+    let topic = &setup.config.topics.journal;
     let ending = journal.ending(&trigger.run).into_iter();
     // Somebody has to, and it is little each time.
     let over = setup.agent.over(trigger, journal, OVER);

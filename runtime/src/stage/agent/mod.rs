@@ -55,10 +55,10 @@ impl Setup {
             .outputs
             .iter()
             .map(|output| output.topic.clone());
-        [topics.runs.clone(), topics.dead.clone()]
+        [&topics.runs, &topics.dead, &topics.journal]
             .into_iter()
-            .chain(topics.conversation.clone())
-            .chain(topics.journal.clone())
+            .chain(&topics.conversation)
+            .cloned()
             .chain(outputs)
             .collect()
     }

@@ -89,9 +89,7 @@ impl Failure {
             wait: Duration::ZERO,
         }
     }
-}
 
-impl Failure {
     fn away(why: &str) -> Self {
         Self {
             away: true,

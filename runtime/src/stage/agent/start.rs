@@ -1,25 +1,19 @@
 //! Where an agent begins, and what it takes over with a partition.
-//!
-//! A new agent's first offsets are fixed once, for all partitions together, by the owner of the first
-//! one, and committed before any run: a restart does not move them, and a partition added later is read
-//! from its beginning. Where the agent has run before and the group has no offsets any more, nothing is
-//! guessed.
 
+use super::super::first::{self, NOTHING};
 use super::super::life::Life;
 use super::super::reading::{persist, to_end};
 use super::super::resume::{self, Intent};
 use super::super::{Error, Stall};
 use super::Setup;
 use super::progress::Progress;
-use crate::log::{Committed, GroupReader, Log, Watermarks};
+use crate::log::{Committed, GroupReader, Log};
 use headwater_engine::config::StartFrom;
 use headwater_engine::conversation::{self, Limits};
 use headwater_engine::fault::Fault;
 use headwater_engine::journal;
 use headwater_engine::record::{Record, TopicPartition};
 use std::sync::Arc;
-
-const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
 
 /// Where the group stands.
 pub(super) enum Found {
@@ -52,60 +46,44 @@ pub(super) fn find(
     let all: Vec<TopicPartition> = (0..partitions)
         .map(|partition| TopicPartition::new(Arc::clone(&topic), partition))
         .collect();
-    let committed = persist(life, "committed offsets", || group.committed(&all))?;
-    if committed.values().any(Option::is_some) {
-        let bounds = persist(life, "watermarks", || log.watermarks(assigned))?;
-        let resource = format!("agent/{}", setup.config.name);
-        let next = |partition: &TopicPartition| {
-            let bounds = bounds.get(partition).copied().unwrap_or(NOTHING);
-            let committed = committed.get(partition).and_then(Option::as_ref);
-            let progress = match committed {
-                Some(at) => {
-                    Stall::position(&resource, partition, at.offset, bounds)?;
-                    Progress::read(at, resume::progress(at))
-                        .ok_or_else(|| unreadable(&resource, partition))?
-                }
-                // Added since the agent began.
-                None => Progress {
-                    next: bounds.low,
-                    finished: Vec::new(),
-                    clean: true,
-                },
-            };
-            let skip = Intent::skipped(committed);
-            Ok(Place { progress, skip })
-        };
-        let offsets = assigned
-            .iter()
-            .map(|partition| (partition.clone(), next(partition)));
-        return Ok(Found::Offsets(offsets.collect()));
-    }
-    if !assigned.iter().any(|partition| partition.partition == 0) {
-        return Ok(Found::NotYet);
-    }
-    refuse_lost_positions(setup, life, log)?;
-    let bounds = persist(life, "watermarks", || log.watermarks(&all))?;
     let start_from = if setup.agent.has_input() {
         // Where the agent begins, its intake decided.
         StartFrom::Earliest
     } else {
         setup.config.trigger.start_from
     };
-    let first = all
-        .into_iter()
-        .map(|partition| {
-            let offset = bounds.get(&partition).map_or(0, |bounds| match start_from {
-                StartFrom::Latest => bounds.high,
-                StartFrom::Earliest => bounds.low,
-            });
-            let committed = Committed {
-                offset,
-                metadata: String::new(),
-            };
-            (partition, committed)
-        })
-        .collect();
-    Ok(Found::New(first))
+    let worked = || has_run(setup, life, log);
+    let committed = match first::find(log, life, group, all, assigned, start_from, worked)? {
+        first::Found::Offsets(committed) => committed,
+        first::Found::New(offsets) => return Ok(Found::New(offsets)),
+        first::Found::NotYet => return Ok(Found::NotYet),
+        first::Found::Lost => return Err(Error::Stalled(lost(setup))),
+    };
+    let bounds = persist(life, "watermarks", || log.watermarks(assigned))?;
+    let resource = setup.resource();
+    let next = |partition: &TopicPartition| {
+        let bounds = bounds.get(partition).copied().unwrap_or(NOTHING);
+        let committed = committed.get(partition).and_then(Option::as_ref);
+        let progress = match committed {
+            Some(at) => {
+                Stall::position(&resource, partition, at.offset, bounds)?;
+                Progress::read(at, resume::progress(at))
+                    .ok_or_else(|| unreadable(&resource, partition))?
+            }
+            // Added since the agent began.
+            None => Progress {
+                next: bounds.low,
+                finished: Vec::new(),
+                clean: true,
+            },
+        };
+        let skip = Intent::skipped(committed);
+        Ok(Place { progress, skip })
+    };
+    let offsets = assigned
+        .iter()
+        .map(|partition| (partition.clone(), next(partition)));
+    Ok(Found::Offsets(offsets.collect()))
 }
 
 /// What is finished is written in a way that this version does not know.
@@ -119,30 +97,32 @@ fn unreadable(resource: &str, partition: &TopicPartition) -> Stall {
     }
 }
 
-fn refuse_lost_positions(setup: &Setup, life: &Life, log: &dyn Log) -> Result<(), Error> {
+fn has_run(setup: &Setup, life: &Life, log: &dyn Log) -> Result<bool, Error> {
     let topic = &setup.config.topics.runs;
     let counts = super::super::reading::partitions(log, life, std::slice::from_ref(topic))?;
     let runs: Vec<TopicPartition> = (0..counts.first().copied().unwrap_or(0))
         .map(|partition| TopicPartition::new(topic.as_str(), partition))
         .collect();
     let ends = persist(life, "ends", || log.ends(&runs))?;
-    if ends.iter().all(|end| *end == 0) {
-        return Ok(());
-    }
-    Err(Error::Stalled(Stall {
+    Ok(ends.iter().any(|end| *end != 0))
+}
+
+fn lost(setup: &Setup) -> Stall {
+    Stall {
         reason: "PositionsLost",
         at: String::new(),
         message: format!(
-            "the agent has run before (see topic '{topic}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume agent/{} --from Earliest|Latest|POSITION",
-            setup.config.name
+            "the agent has run before (see topic '{}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume {} --from Earliest|Latest|POSITION",
+            setup.config.topics.runs,
+            setup.resource()
         ),
-    }))
+    }
 }
 
 /// What comes with a partition.
 pub(super) struct Restored {
     pub(super) conversations: Option<conversation::Store>,
-    pub(super) journal: Option<journal::Store>,
+    pub(super) journal: journal::Store,
 }
 
 /// Reads what a partition's conversations and journal came to, up to now.
@@ -157,18 +137,13 @@ pub(super) fn take_over(setup: &Setup, life: &Life, partition: i32) -> Result<Re
             store.restore(record)
         })?;
     }
-    let mut journal = topics
-        .journal
-        .as_ref()
-        .map(|topic| (topic, journal::Store::default()));
-    if let Some((topic, store)) = &mut journal {
-        restore(setup, life, topic, partition, |record| {
-            store.restore(record)
-        })?;
-    }
+    let mut journal = journal::Store::default();
+    restore(setup, life, &topics.journal, partition, |record| {
+        journal.restore(record)
+    })?;
     Ok(Restored {
         conversations: conversations.map(|(_, store)| store),
-        journal: journal.map(|(_, store)| store),
+        journal,
     })
 }
 

@@ -1,29 +1,15 @@
 //! Where partitions of the sources begin, and what is forgotten when they go.
 
+use super::super::first::{self, ASK_AGAIN, Found, NOTHING};
 use super::super::reading::{partitions, persist};
 use super::super::resume::Intent;
 use super::super::{Error, Stall};
 use super::{Begin, Loop, Owned, covered};
-use crate::log::{Committed, GroupReader, Start, Watermarks};
-use headwater_engine::config::StartFrom;
+use crate::log::{GroupReader, Start};
 use headwater_engine::record::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// While another replica fixes the first offsets.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
-const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
-
-type Offsets = HashMap<TopicPartition, Option<Committed>>;
-
-/// Where the group stands.
-enum Found {
-    Offsets(Offsets),
-    /// It is being fixed: to be asked again.
-    NotYet,
-    Lost(Stall),
-}
+use std::time::Instant;
 
 impl Loop {
     /// Begins the partitions that wait for it, as far as it is known where.
@@ -45,12 +31,18 @@ impl Loop {
         persist(&self.life, "transactional id", || self.committer.open())?;
         let committed = match self.find(group, &assigned)? {
             Found::Offsets(offsets) => offsets,
-            Found::NotYet => {
+            Found::New(offsets) => {
+                self.ask_at = self.committer.first_offsets(group, &offsets)?;
                 self.unplaced.extend(assigned);
                 return Ok(());
             }
-            Found::Lost(stall) => {
-                stall.tell(&self.life);
+            Found::NotYet => {
+                self.ask_at = Instant::now() + ASK_AGAIN;
+                self.unplaced.extend(assigned);
+                return Ok(());
+            }
+            Found::Lost => {
+                self.lost().tell(&self.life);
                 self.stalled.extend(assigned);
                 return Ok(());
             }
@@ -108,7 +100,7 @@ impl Loop {
     }
 
     fn find(
-        &mut self,
+        &self,
         group: &mut dyn GroupReader,
         assigned: &[TopicPartition],
     ) -> Result<Found, Error> {
@@ -123,36 +115,8 @@ impl Loop {
         let all: Vec<TopicPartition> = (self.task.sources.iter().zip(counts))
             .flat_map(|(topic, count)| partitions_of(topic, count))
             .collect();
-        let offsets = persist(&self.life, "committed offsets", || group.committed(&all))?;
-        if offsets.values().any(Option::is_some) {
-            return Ok(Found::Offsets(offsets));
-        }
-        if !assigned.iter().any(|partition| partition.partition == 0) {
-            self.ask_at = Instant::now() + ASK_AGAIN;
-            return Ok(Found::NotYet);
-        }
-        if self.is_written()? {
-            return Ok(Found::Lost(self.lost()));
-        }
-        let bounds = persist(&self.life, "watermarks", || log.watermarks(&all))?;
-        let first: Vec<(TopicPartition, Committed)> = all
-            .into_iter()
-            .map(|partition| {
-                let bounds = bounds.get(&partition).copied().unwrap_or(NOTHING);
-                let committed = Committed {
-                    offset: match start_from {
-                        StartFrom::Latest => bounds.high,
-                        StartFrom::Earliest => bounds.low,
-                    },
-                    metadata: String::new(),
-                };
-                (partition, committed)
-            })
-            .collect();
-        self.committer.commit(group, &[], &first)?;
-        self.ask_at = self.committer.retry_at().unwrap_or_else(Instant::now);
-        self.committer.forget();
-        Ok(Found::NotYet)
+        let worked = || self.is_written();
+        first::find(&*log, &self.life, group, all, assigned, start_from, worked)
     }
 
     /// Nothing is guessed where events were taken in before.

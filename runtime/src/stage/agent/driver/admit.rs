@@ -27,10 +27,7 @@ pub(super) fn wait(
     trigger: Trigger,
 ) -> Result<(), Fault> {
     let arrived = Instant::now();
-    let begun = active
-        .journal
-        .as_ref()
-        .is_some_and(|journal| !journal.steps(&trigger.run).is_empty());
+    let begun = !active.journal.steps(&trigger.run).is_empty();
     let mut due = arrived;
     let coalesce = Duration::from_millis(setup.agent.coalesce_ms());
     // What has journaled steps is under way already, and has no order without a key.
@@ -67,7 +64,7 @@ fn end(
     taken: Taken,
     mut ended: Completion,
 ) {
-    let journal = active.journal.as_ref();
+    let journal = &active.journal;
     interim::end(setup, journal, partition, &taken.trigger, &mut ended);
     let finished = Finished::new(ended, Some(taken.trigger), taken.arrived);
     active.window.finish(offset, finished);
@@ -84,11 +81,8 @@ impl Driver {
         let State::Active(active) = &mut owned.state else {
             return None;
         };
-        let done = active
-            .journal
-            .as_ref()
-            .and_then(|journal| self.setup.agent.done_before(&startable.2.trigger, journal));
-        let Some(done) = done else {
+        let agent = &self.setup.agent;
+        let Some(done) = agent.done_before(&startable.2.trigger, &active.journal) else {
             return Some(startable);
         };
         let now_ms = self.setup.context.services.clock.now_ms();

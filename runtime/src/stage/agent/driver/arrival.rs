@@ -8,9 +8,10 @@ use super::super::progress::Progress;
 use super::super::start;
 use super::super::suspect::UNSURE;
 use super::super::window::Window;
-use super::{ASK_AGAIN, Active, Driver, Owned, State};
+use super::{Active, Driver, Owned, State};
 use crate::log::{GroupReader, Start};
 use crate::stage::Error;
+use crate::stage::first::ASK_AGAIN;
 use headwater_engine::record::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -126,11 +127,10 @@ impl Driver {
             let State::Waiting(restored) = &mut owned.state else {
                 continue;
             };
-            let (store, journal) = (restored.conversations.take(), restored.journal.take());
+            let store = restored.conversations.take();
+            let journal = std::mem::take(&mut restored.journal);
             // Of runs that somebody decided to go past.
-            let left = journal
-                .iter()
-                .flat_map(|journal| journal.before(owned.progress.next));
+            let left = journal.before(owned.progress.next).into_iter();
             let steps = left.map(|change| Pending::new(change, None)).collect();
             let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
             group.start(&partition, Start::Offset(owned.progress.next))?;

@@ -46,8 +46,6 @@ use tokio::task::AbortHandle;
 pub(super) const WINDOW: usize = 512;
 /// Where a full window is filled again.
 const REFILL: usize = 256;
-/// While another replica fixes the first offsets.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(10);
 const DRAINING: Duration = Duration::from_secs(1);
 
@@ -107,7 +105,7 @@ enum State {
 pub(super) struct Active {
     pub(super) window: Window<Taken, Finished>,
     pub(super) store: Option<Store>,
-    pub(super) journal: Option<journal::Store>,
+    pub(super) journal: journal::Store,
     /// For the next transaction, of runs that go on.
     pub(super) steps: Vec<Pending>,
     /// Of a trigger that is gone past, whatever it is.

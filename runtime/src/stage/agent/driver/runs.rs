@@ -52,7 +52,7 @@ impl Driver {
                 Ended::Complete(mut completion) => {
                     interim::end(
                         &self.setup,
-                        active.journal.as_ref(),
+                        &active.journal,
                         returned.partition,
                         &taken.trigger,
                         &mut completion,
@@ -165,6 +165,7 @@ impl Driver {
             (Some(store), Some(key)) => store.past(key, taken.trigger.time),
             _ => Past::default(),
         };
+        let begun = active.journal.attempts(&taken.trigger.run);
         tell_start(&self.setup, &taken.trigger);
         let run = Run {
             setup: Arc::clone(&self.setup),
@@ -175,18 +176,11 @@ impl Driver {
             random: Arc::clone(&self.random),
             life: Arc::clone(&self.life),
             offset,
-            suspect: active.journal.as_ref().and_then(|journal| {
-                let begun = journal.attempts(&taken.trigger.run);
-                (taken.unsure || begun > 0).then(|| Suspect {
-                    begun,
-                    alone: Arc::clone(&self.alone),
-                })
+            suspect: (taken.unsure || begun > 0).then(|| Suspect {
+                begun,
+                alone: Arc::clone(&self.alone),
             }),
-            steps: active
-                .journal
-                .as_ref()
-                .map(|journal| journal.steps(&taken.trigger.run))
-                .unwrap_or_default(),
+            steps: active.journal.steps(&taken.trigger.run),
             interim: Interim {
                 sender: self.handed.0.clone(),
                 waker: Arc::clone(&self.waker),

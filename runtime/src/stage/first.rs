@@ -1,0 +1,69 @@
+//! Where a group begins that has no offsets yet.
+//!
+//! First offsets are fixed once, for all partitions together, by the owner of the first one, and committed before
+//! anything is done: a restart does not move them, and a partition added later is read from its beginning. Where the
+//! group has worked before and has no offsets any more, nothing is guessed.
+
+use super::Error;
+use super::life::Life;
+use super::reading::persist;
+use crate::log::{Committed, GroupReader, Log, Watermarks};
+use headwater_engine::config::StartFrom;
+use headwater_engine::record::TopicPartition;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// While another replica fixes the first offsets.
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// Bounds of a partition that nothing is known of.
+pub(super) const NOTHING: Watermarks = Watermarks { low: 0, high: 0 };
+
+pub(super) type Offsets = HashMap<TopicPartition, Option<Committed>>;
+
+/// Where the group stands.
+pub(super) enum Found {
+    /// What it has committed, of all partitions.
+    Offsets(Offsets),
+    /// It is new: these are to be committed, then asked again.
+    New(Vec<(TopicPartition, Committed)>),
+    /// It is new, and another replica fixes its first offsets: ask again.
+    NotYet,
+    /// It has worked before, and its offsets are gone.
+    Lost,
+}
+
+/// Waits until a predecessor's transactions are decided, so that what is read afterwards is complete. `all`: every
+/// partition that the group reads, of which `assigned` are this member's. `worked`: whether it has worked before.
+pub(super) fn find(
+    log: &dyn Log,
+    life: &Life,
+    group: &mut dyn GroupReader,
+    all: Vec<TopicPartition>,
+    assigned: &[TopicPartition],
+    start_from: StartFrom,
+    worked: impl FnOnce() -> Result<bool, Error>,
+) -> Result<Found, Error> {
+    let committed = persist(life, "committed offsets", || group.committed(&all))?;
+    if committed.values().any(Option::is_some) {
+        return Ok(Found::Offsets(committed));
+    }
+    if !assigned.iter().any(|partition| partition.partition == 0) {
+        return Ok(Found::NotYet);
+    }
+    if worked()? {
+        return Ok(Found::Lost);
+    }
+    let bounds = persist(life, "watermarks", || log.watermarks(&all))?;
+    let first = all.into_iter().map(|partition| {
+        let bounds = bounds.get(&partition).copied().unwrap_or(NOTHING);
+        let committed = Committed {
+            offset: match start_from {
+                StartFrom::Latest => bounds.high,
+                StartFrom::Earliest => bounds.low,
+            },
+            metadata: String::new(),
+        };
+        (partition, committed)
+    });
+    Ok(Found::New(first.collect()))
+}
