@@ -83,11 +83,11 @@ pub async fn check(seed: u64) -> Outcome {
     fleet.calm().await;
     let mut check = Check::new(NAMESPACE, &config("helper"), ledger.clone());
     let mut next = BTreeMap::new();
-    settle(&mut fleet, &memory, &mut check, &mut next, seed).await;
+    settle("calm", &mut fleet, &memory, &mut check, &mut next, seed).await;
     fleet.end().await;
     // Who ends in order writes nothing that should not be.
     simulated::markers_in_time(&memory).await;
-    settle(&mut fleet, &memory, &mut check, &mut next, seed).await;
+    settle("ended", &mut fleet, &memory, &mut check, &mut next, seed).await;
     Outcome {
         counts: check.counts(),
         replayed: check.replayed,
@@ -100,6 +100,7 @@ pub async fn check(seed: u64) -> Outcome {
 
 /// Waits until every topic says what it should. Panics where one says what it should not.
 async fn settle(
+    when: &str,
     fleet: &mut Fleet<'_>,
     memory: &Memory,
     check: &mut Check,
@@ -111,12 +112,12 @@ async fn settle(
         let found = check
             .read(&mut |topic| read(memory, topic, next))
             .map(|missing| missing.or_else(|| uncommitted(memory)));
-        let Some(missing) = found.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}")) else {
+        let Some(missing) = found.unwrap_or_else(|wrong| panic!("seed {seed}, {when}: {wrong}")) else {
             return;
         };
         assert!(
             begun.elapsed() < DEADLINE,
-            "seed {seed}: after {DEADLINE:?}: {missing}: {}",
+            "seed {seed}, {when}: after {DEADLINE:?}: {missing}: {}",
             fleet.statuses()
         );
         fleet.supervise().await;
@@ -156,7 +157,7 @@ fn uncommitted(memory: &Memory) -> Option<String> {
             .iter()
             .map(|it| committed[it].as_ref().map_or(0, |at| at.offset))
             .collect();
-        (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}"))
+        (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}: {committed:#?}"))
     })
 }
 
