@@ -112,7 +112,8 @@ async fn settle(
         let found = check
             .read(&mut |topic| read(memory, topic, next))
             .map(|missing| missing.or_else(|| uncommitted(memory)));
-        let Some(missing) = found.unwrap_or_else(|wrong| panic!("seed {seed}, {when}: {wrong}")) else {
+        let Some(missing) = found.unwrap_or_else(|wrong| panic!("seed {seed}, {when}: {wrong}"))
+        else {
             return;
         };
         assert!(
@@ -157,7 +158,8 @@ fn uncommitted(memory: &Memory) -> Option<String> {
             .iter()
             .map(|it| committed[it].as_ref().map_or(0, |at| at.offset))
             .collect();
-        (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}: {committed:#?}"))
+        (found != ends)
+            .then(|| format!("{group} has committed {found:?} of {ends:?}: {committed:#?}"))
     })
 }
 

@@ -92,12 +92,17 @@ pub async fn markers_in_time(memory: &Memory) {
     tokio::time::sleep(Duration::from_millis(MARKER_MS / PACE as u64 + 5)).await;
 }
 
-/// `HEADWATER_SEED`, or as many seeds as `HEADWATER_SEEDS` says, or `count`.
+/// `HEADWATER_SEED`, or those of `HEADWATER_SEEDS` (so many, or from one to another, `501-1000`), or `count`.
 pub fn seeds(count: u64) -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|it| it.parse().unwrap());
-    match number("HEADWATER_SEED") {
-        Some(seed) => vec![seed],
-        None => (1..=number("HEADWATER_SEEDS").unwrap_or(count)).collect(),
+    let text = |name: &str| std::env::var(name).ok();
+    let number = |text: &str| -> u64 { text.parse().unwrap() };
+    match (text("HEADWATER_SEED"), text("HEADWATER_SEEDS")) {
+        (Some(seed), _) => vec![number(&seed)],
+        (None, None) => (1..=count).collect(),
+        (None, Some(seeds)) => match seeds.split_once('-') {
+            Some((first, last)) => (number(first)..=number(last)).collect(),
+            None => (1..=number(&seeds)).collect(),
+        },
     }
 }
 
