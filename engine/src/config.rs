@@ -420,6 +420,22 @@ impl TriggerFrom {
             Self::View(_) => None,
         }
     }
+
+    /// The view's name, if it is one.
+    pub fn view(&self) -> Option<&str> {
+        match self {
+            Self::Source(_) => None,
+            Self::View(name) => Some(name),
+        }
+    }
+
+    /// The topic of what triggers; `None` where the stage does not have it.
+    pub fn topic<'a>(&self, stage: &'a Stage) -> Option<&'a str> {
+        match self {
+            Self::Source(name) => Some(&stage.sources.get(name)?.topic),
+            Self::View(name) => stage.views.get(name)?.changes_topic.as_deref(),
+        }
+    }
 }
 
 /// No second run for the same thing.

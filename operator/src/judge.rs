@@ -83,11 +83,24 @@ pub(crate) fn troubles(validation: &Validation, known: &Known) -> BTreeMap<Id, V
                 &problems,
             ));
         }
-        for slot in &agent.config.slots {
+        let slots = agent.config.slots.iter().map(|slot| {
             let path = format!("spec.context[name={}].viewRef.name", slot.name);
+            (slot.lookup.view.as_str(), path)
+        });
+        let trigger = &agent.config.trigger;
+        let starts = trigger.from.view().into_iter();
+        let starts = starts.map(|view| (view, "spec.trigger.viewRef.name".to_owned()));
+        let rows = trigger.for_each.iter();
+        let rows = rows.map(|it| {
+            (
+                it.view.as_str(),
+                "spec.trigger.forEach.viewRef.name".to_owned(),
+            )
+        });
+        for (view, path) in starts.chain(rows).chain(slots) {
             problems.extend(waits(
                 &all,
-                &Id::new(Kind::ContextView, &slot.lookup.view),
+                &Id::new(Kind::ContextView, view),
                 path,
                 &problems,
             ));

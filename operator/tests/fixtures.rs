@@ -256,6 +256,82 @@ fn an_agent_whose_runs_have_another_key_has_a_log_of_its_own() {
 }
 
 #[test]
+fn changes_of_a_view_are_written_while_an_agent_asks_for_them() {
+    let mut resources = resources(&["base.yaml"]);
+    let changes = |resources: &Resources| {
+        let validation = validate(resources, &settings());
+        let plan = plan(&validation, &plan::Options::default());
+        let written = |view: &str| {
+            let mut stages = plan.stages.iter();
+            let stage = stages.find(|stage| stage.name == view).unwrap();
+            stage.config.views[view].changes_topic.clone()
+        };
+        let written = (written("status"), written("bookings"));
+        (validation, plan, written)
+    };
+    let (_, quiet, written) = changes(&resources);
+    assert_eq!(written, (None, None));
+
+    let agent = r"
+        kind: Agent
+        metadata: {name: gates}
+        spec:
+          trigger:
+            viewRef: {name: status}
+            filter: previous == null || event.status != previous.status
+            key: event.gate
+          prompt: {user: 'was {{ previous.status }}, is {{ event.status }}'}
+          modelRef: {name: chat}
+    ";
+    add(&mut resources, serde_yaml::from_str(agent).unwrap());
+    let (validation, plan, (status, bookings)) = changes(&resources);
+    assert_eq!(report(&validation), "");
+    assert_eq!(bookings, None);
+    let generation = |plan: &plan::Plan| {
+        let mut stages = plan.stages.iter();
+        let stage = stages.find(|stage| stage.name == "status").unwrap();
+        stage.generation.clone().unwrap()
+    };
+    // Who asks does not change what is folded.
+    assert_eq!(generation(&plan), generation(&quiet));
+    let topic = format!("shop.view.status.{}.changes", generation(&plan));
+    assert_eq!(status, Some(topic.clone()));
+    let found = plan.topics.iter().find(|it| it.name == topic).unwrap();
+    assert_eq!(found.owner.to_string(), "ContextView 'status'");
+    assert_eq!(
+        found.partitions,
+        plan::Partitions::InitiallySameAs(topic.replace(".changes", "-in"))
+    );
+    let input = plan
+        .topics
+        .iter()
+        .find(|it| it.name == "shop.agent.gates.in");
+    assert_eq!(
+        input.unwrap().partitions,
+        plan::Partitions::Largest {
+            of: vec![topic],
+            at_most: 64
+        }
+    );
+    let stage = plan.stages.iter().find(|stage| stage.name == "gates");
+    let stage = stage.unwrap();
+    assert_eq!(stage.config.views["status"].changes_topic, status);
+    assert_eq!(
+        stage.reads().get("status").copied(),
+        Some(&*generation(&plan))
+    );
+    insta::assert_snapshot!(stage.why.join("\n"));
+
+    // One that cannot run for the moment misses none.
+    let broken = agent.replace("chat", "caht").replace("gates", "late");
+    resources.agents.clear();
+    add(&mut resources, serde_yaml::from_str(&broken).unwrap());
+    let (validation, _, written) = changes(&resources);
+    assert!(!validation.is_ok());
+    assert_eq!(written.0, status);
+}
+
+#[test]
 fn equal_resources_give_equal_bytes() {
     let once = plan(
         &validate(&resources(&["base.yaml"]), &settings()),

@@ -285,9 +285,10 @@ impl Up<'_> {
         let mut targets = BTreeMap::new();
         let directory = self.project.directory(self.plans);
         for ((namespace, name), source) in &directory.sources {
-            let starts_runs = directory.agents.iter().any(|((other, _), stage)| {
-                other == namespace && matches!(&stage.role, headwater_engine::config::Role::Agent(agent) if agent.trigger.from.source() == Some(name))
-            });
+            let starts_runs = directory
+                .agents
+                .iter()
+                .any(|((other, _), stage)| other == namespace && starts_runs(stage, name));
             let id = (namespace.clone(), name.clone());
             let siblings = directory.siblings.get(&id).cloned();
             targets.entry(name.clone()).or_insert(feed::Target::new(

@@ -116,7 +116,13 @@ impl Gateway {
         let source = stage
             .sources
             .get(agent.trigger.from.source().unwrap_or_default())
-            .ok_or_else(|| Error::internal("the trigger's source is missing"))?;
+            .ok_or_else(|| {
+                let view = agent.trigger.from.view().unwrap_or_default();
+                Error::refused(format!(
+                    "agent '{}' is triggered by changes of view '{view}': send an event to a source of that view with `send`, and see the run with `prompts {}`",
+                    agent.name, agent.name
+                ))
+            })?;
         let value = compose(source, ask)?;
         let mut record = record(source, Some(&value), ask.key.as_deref())?;
         if record.key.is_none() {

@@ -295,11 +295,9 @@ fn check_position(
 fn flows(stage: &Stage) -> Result<Vec<Flow>, Error> {
     match &stage.role {
         Role::Agent(agent) => {
-            let source = stage
-                .sources
-                .get(agent.trigger.from.source().unwrap_or_default());
-            let source =
-                source.ok_or_else(|| Error::internal("the trigger's source is missing"))?;
+            let trigger = agent.trigger.from.topic(stage);
+            let trigger =
+                trigger.ok_or_else(|| Error::internal("what triggers the agent is missing"))?;
             let flow = |role, topic: &str| Flow {
                 group: names::group(&stage.namespace, Owner::Agent, &agent.name, None, role),
                 topic: topic.to_owned(),
@@ -307,8 +305,8 @@ fn flows(stage: &Stage) -> Result<Vec<Flow>, Error> {
                 begins: false,
             };
             Ok(match &agent.trigger.input {
-                Some(input) => vec![flow("runs", input), flow("intake", &source.topic)],
-                None => vec![flow("runs", &source.topic)],
+                Some(input) => vec![flow("runs", input), flow("intake", trigger)],
+                None => vec![flow("runs", trigger)],
             })
         }
         Role::View { name } => {

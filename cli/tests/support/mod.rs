@@ -255,6 +255,7 @@ pub fn state_topic(user: &User, folder: &Path, namespace: &str, view: &str) -> S
         .find(|name| {
             name.starts_with(&format!("{namespace}.view.{view}."))
                 && !name.ends_with(".dead")
+                && !name.ends_with(".changes")
                 && !name.ends_with("-in")
         })
         .unwrap()

@@ -18,7 +18,8 @@ pub struct Trigger {
     /// The EventSource: a run for every event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_ref: Option<LocalRef>,
-    /// The ContextView: a run for every change of a row. `event` is the row, `previous` what it was before.
+    /// The ContextView: a run for every change of a row. `event` is the row, null where it is gone; `previous` is what it was before, null
+    /// where there was none. Changes are kept from when the first agent asks for them on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub view_ref: Option<LocalRef>,
     /// Where a new agent, or a new trigger, begins.

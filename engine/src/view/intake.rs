@@ -19,7 +19,7 @@ use crate::intake::{Drained, Fence, Place, TakeIn, Terms};
 use crate::json::scan::Scanner;
 use crate::key::{Key, partition_of};
 use crate::lookup::{NoViews, Views};
-use crate::names;
+use crate::names::{self, header};
 use crate::record::{NewRecord, OwnedRecord, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -65,9 +65,19 @@ struct Waiting {
 
 #[derive(Debug)]
 enum Content {
-    Projected(Put),
+    Projected(Put, Chain),
     /// Its joins are to be read as it goes.
     Record(OwnedRecord),
+}
+
+/// Where the chain of agents began that led to an event, and how long it is: headers of its record, where it has them.
+type Chain = Vec<(String, Option<Vec<u8>>)>;
+
+fn chain(record: &Record<'_>) -> Chain {
+    [header::ROOT, header::HOPS]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), Some(record.header(name)?.to_vec()))))
+        .collect()
 }
 
 /// A key and its value; `None`: the key goes.
@@ -121,7 +131,7 @@ impl Intake {
         Ok(projected.map(|(time, put)| Waiting {
             time,
             origin,
-            content: Content::Projected(put),
+            content: Content::Projected(put, chain(record)),
         }))
     }
 
@@ -218,11 +228,14 @@ impl Intake {
                 continue;
             };
             let put = match event.content {
-                Content::Projected(put) => Ok(Some(put)),
-                Content::Record(record) => record
-                    .with(|record| self.project(place.0, record, terms.views))
-                    .map(|projected| projected.map(|(_, put)| put))
-                    .map_err(|found| (record, found)),
+                Content::Projected(put, chain) => Ok(Some((put, chain))),
+                Content::Record(record) => {
+                    let projected = record.with(|record| {
+                        let projected = self.project(place.0, record, terms.views)?;
+                        Ok(projected.map(|(_, put)| (put, chain(record))))
+                    });
+                    projected.map_err(|found| (record, found))
+                }
             };
             match put {
                 Ok(put) => puts.extend(put.map(|put| (put, event.time, event.origin, place))),
@@ -236,7 +249,9 @@ impl Intake {
             return;
         }
         drained.refused.extend(fault);
-        for (put, time, origin, place) in puts {
+        for ((put, chain), time, origin, place) in puts {
+            let mut headers = provenance_headers(origin, time);
+            headers.extend(chain);
             if let Some(lane) = self.lanes.get_mut(&place) {
                 lane.covered.time = lane.covered.time.max(time);
             }
@@ -245,7 +260,7 @@ impl Intake {
                 partition: Some(partition_of(put.key.as_bytes(), self.partitions)),
                 key: Some(put.key.as_bytes().to_vec()),
                 value: put.value,
-                headers: provenance_headers(origin, time),
+                headers,
                 timestamp: None,
             });
         }

@@ -21,6 +21,15 @@ pub struct Folded {
     pub sources: BTreeMap<String, Source>,
 }
 
+impl Folded {
+    /// Whether its stage writes each change of a row to a topic. Which rows there are does not depend on it.
+    pub(crate) fn write_changes(&mut self, namespace: &str, wanted: bool) {
+        let config = &mut self.config;
+        config.changes_topic =
+            wanted.then(|| names::changes_topic(namespace, &config.name, &config.generation));
+    }
+}
+
 /// A generation of a view as its stage needs it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {

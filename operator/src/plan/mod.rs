@@ -166,6 +166,23 @@ pub(crate) fn joined_first(views: &BTreeMap<String, Outcome<View>>) -> Vec<&str>
     order
 }
 
+/// Generations of a view write its changes as long as there is an agent that they trigger.
+fn with_changes(
+    validation: &Validation,
+    views: &BTreeMap<String, Generations>,
+) -> BTreeMap<String, Generations> {
+    let namespace = &validation.namespace;
+    let mut views = views.clone();
+    for (name, generations) in &mut views {
+        let wanted = validation.triggering.contains(name);
+        let stages = generations.stages.iter_mut().map(|it| &mut it.folded);
+        for folded in stages.chain(&mut generations.read) {
+            folded.write_changes(namespace, wanted);
+        }
+    }
+    views
+}
+
 /// Plans all that works, with these generations of views.
 pub(crate) fn plan_generations(
     validation: &Validation,
@@ -173,6 +190,7 @@ pub(crate) fn plan_generations(
     options: &Options,
 ) -> Plan {
     let namespace = &validation.namespace;
+    let views = &with_changes(validation, views);
     let mut plan = Plan {
         namespace: namespace.clone(),
         topics: topics::topics(validation, views),

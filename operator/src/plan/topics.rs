@@ -10,7 +10,7 @@ use crate::validate::{
     checked::{Cluster, Source},
 };
 use headwater_crds::event_source::Management;
-use headwater_engine::config::Input;
+use headwater_engine::config::{Input, TriggerFrom};
 use std::collections::BTreeMap;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -105,6 +105,14 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
             }
             // A log that grows spreads keys anew, so what is folded partition by partition keeps its partitions.
             let partitions = Partitions::InitiallySameAs(config.input.topic().to_owned());
+            if let Some(changes) = &config.changes_topic {
+                topics.push(internal.deleted(
+                    changes,
+                    partitions.clone(),
+                    7 * DAY_MS,
+                    "each change of a row, for the agents that it triggers",
+                ));
+            }
             topics.push(internal.compacted(
                 &config.state_topic,
                 partitions,
@@ -121,11 +129,7 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
         else {
             continue;
         };
-        let Some(trigger) = validation
-            .sources
-            .get(agent.config.trigger.from.source().unwrap_or_default())
-            .and_then(Outcome::ok)
-        else {
+        let Some(trigger) = trigger_topic(&agent.config.trigger.from, validation, views) else {
             continue;
         };
         let internal = Internal {
@@ -137,7 +141,7 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
         let log = match &agent.config.trigger.input {
             Some(input) => {
                 let partitions = Partitions::Largest {
-                    of: vec![trigger.config.topic.clone()],
+                    of: vec![trigger.to_owned()],
                     at_most: INPUT_PARTITIONS,
                 };
                 topics.push(internal.deleted(
@@ -146,11 +150,11 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
                     3 * DAY_MS,
                     "the triggers, each once, by the run's key",
                 ));
-                input
+                input.as_str()
             }
-            None => &trigger.config.topic,
+            None => trigger,
         };
-        let partitions = || Partitions::SameAs(log.clone());
+        let partitions = || Partitions::SameAs(log.to_owned());
         let own = &agent.config.topics;
         if let Some(conversation) = &own.conversation {
             topics.push(internal.compacted(
@@ -170,6 +174,24 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
         topics.push(internal.dead(&own.dead));
     }
     topics
+}
+
+/// Where what triggers an agent stands; `None` while a view has no generation yet.
+fn trigger_topic<'a>(
+    from: &TriggerFrom,
+    validation: &'a Validation,
+    views: &'a BTreeMap<String, Generations>,
+) -> Option<&'a str> {
+    match from {
+        TriggerFrom::Source(name) => {
+            let source = validation.sources.get(name)?.ok()?;
+            Some(&source.config.topic)
+        }
+        TriggerFrom::View(name) => {
+            let read = views.get(name)?.read.as_ref()?;
+            read.config.changes_topic.as_deref()
+        }
+    }
 }
 
 fn of_source(name: &str, source: &Source) -> Topic {

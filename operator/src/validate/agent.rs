@@ -154,7 +154,7 @@ pub(super) fn check(
     // Compiling what lacks its parts would report errors that are none.
     if findings.references_resolved()
         && let (Some(checked), Some(cluster)) = (&checked, cluster)
-        && let Some(read) = declared(&views, around.sources)
+        && let Some(read) = declared(namespace, &checked.config.trigger, &views, around.sources)
         && let Some(stage) = stage::agent(namespace, checked, cluster, around.sources, &read)
     {
         findings.compiled(compile::agent(&stage));
@@ -164,6 +164,8 @@ pub(super) fn check(
 
 /// The views as their resources have them now.
 fn declared(
+    namespace: &str,
+    trigger: &config::Trigger,
     views: &BTreeMap<String, &View>,
     sources: &BTreeMap<String, Outcome<Source>>,
 ) -> Option<BTreeMap<String, Folded>> {
@@ -179,7 +181,11 @@ fn declared(
     };
     views
         .iter()
-        .map(|(name, view)| Some((name.clone(), folded(view)?)))
+        .map(|(name, view)| {
+            let mut folded = folded(view)?;
+            folded.write_changes(namespace, trigger.from.view() == Some(name));
+            Some((name.clone(), folded))
+        })
         .collect()
 }
 

@@ -28,7 +28,7 @@ pub use findings::{Outcome, Problem};
 use crate::resources::{Id, Kind, Resources};
 use headwater_engine::names::source_topic;
 use kube::ResourceExt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What whoever runs the operator allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub struct Validation {
     pub views: BTreeMap<String, Outcome<checked::View>>,
     pub tool_servers: BTreeMap<String, Outcome<checked::ToolServer>>,
     pub agents: BTreeMap<String, Outcome<checked::Agent>>,
+    /// Names of views whose changes trigger an agent, be it one that works now or one that is to be mended.
+    pub triggering: BTreeSet<String>,
 }
 
 /// What was found in one resource.
@@ -139,6 +141,10 @@ pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
         };
         agent::check(&context, name, object, &around)
     });
+    let triggers = resources.agents.values().map(|agent| &agent.spec.trigger);
+    let triggering = triggers
+        .filter_map(|trigger| Some(trigger.view_ref.as_ref()?.name.clone()))
+        .collect();
     Validation {
         namespace: resources.namespace.clone(),
         clusters,
@@ -147,6 +153,7 @@ pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
         views,
         tool_servers,
         agents,
+        triggering,
     }
 }
 

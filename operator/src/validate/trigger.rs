@@ -23,12 +23,6 @@ pub(super) fn check<'v>(
     sources: &mut BTreeSet<String>,
     views: &mut BTreeMap<String, &'v View>,
 ) -> config::Trigger {
-    findings.not_supported(
-        trigger.view_ref.is_some(),
-        format!("{PATH}.viewRef"),
-        "a trigger on the changes of a view",
-        "trigger on the source that the view is folded from",
-    );
     if trigger.source_ref.is_some() == trigger.view_ref.is_some() {
         findings.problem(Reason::InvalidSpec, PATH, "set exactly one of sourceRef (a run for every event) and viewRef (a run for every change of a row)");
     }
@@ -48,6 +42,16 @@ pub(super) fn check<'v>(
     if source.is_some() {
         sources.insert(name.clone());
     }
+    let from = match &trigger.view_ref {
+        Some(view) => {
+            let path = format!("{PATH}.viewRef.name");
+            if let Some(found) = findings.refer(Kind::ContextView, path, &view.name, around.views) {
+                views.insert(view.name.clone(), found);
+            }
+            config::TriggerFrom::View(view.name.clone())
+        }
+        None => config::TriggerFrom::Source(name),
+    };
     let for_each = trigger
         .for_each
         .as_ref()
@@ -61,7 +65,7 @@ pub(super) fn check<'v>(
         || trigger.for_each.is_some()
         || source.is_some_and(|source| source.config.key.is_some());
     config::Trigger {
-        from: config::TriggerFrom::Source(name),
+        from,
         start_from: match trigger.start_from {
             crd::StartFrom::Latest => config::StartFrom::Latest,
             crd::StartFrom::Earliest => config::StartFrom::Earliest,

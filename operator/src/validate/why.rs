@@ -13,19 +13,31 @@ pub(super) fn agent(
     views: &BTreeMap<String, &View>,
 ) -> Vec<String> {
     let mut lines = Vec::new();
-    let topic = sources
-        .get(agent.trigger.from.source().unwrap_or_default())
-        .and_then(Outcome::ok)
-        .map_or("?", |source| source.config.topic.as_str());
+    let ([every, one], of) = match &agent.trigger.from {
+        config::TriggerFrom::Source(name) => {
+            let source = sources.get(name).and_then(Outcome::ok);
+            let topic = source.map_or("?", |source| source.config.topic.as_str());
+            (["every event", "an event"], topic.to_owned())
+        }
+        config::TriggerFrom::View(name) => (
+            ["every change of a row", "a change of a row"],
+            format!("view {name}"),
+        ),
+    };
     let which = agent.trigger.filter.as_ref().map_or_else(
-        || "every event".to_owned(),
-        |filter| format!("an event where `{filter}`"),
+        || every.to_owned(),
+        |filter| format!("{one} where `{filter}`"),
     );
     let begin = match agent.trigger.start_from {
         config::StartFrom::Latest => "a new agent begins with what comes next",
         config::StartFrom::Earliest => "a new agent begins with the oldest",
     };
-    lines.push(format!("trigger: {which} of {topic}; {begin}"));
+    lines.push(format!("trigger: {which} of {of}; {begin}"));
+    if let Some(view) = agent.trigger.from.view() {
+        lines.push(format!(
+            "changes: the stage of view {view} writes each to a topic beside its rows, in the same transaction, from when the first agent asks for them on"
+        ));
+    }
     if let Some(for_each) = &agent.trigger.for_each {
         let reading = views.get(&for_each.view).map(|view| reading(view));
         lines.push(format!(

@@ -156,6 +156,42 @@ fn a_change_names_its_event_and_the_chain() {
 }
 
 #[test]
+fn the_chain_goes_through_an_input_log() {
+    let definition = telling(json!([{"source": "a", "key": "key"}]), latest());
+    let mut handed_on = put("k", json!(1), 7);
+    for (name, value) in [(names::header::ROOT, "x-1-2"), (names::header::HOPS, "3")] {
+        let header = (name.to_owned(), Some(value.as_bytes().to_vec()));
+        handed_on.headers.push(header);
+    }
+    for (event, root, hops) in [
+        (put("k", json!(1), 7), "t.a-0-0", None),
+        (handed_on, "x-1-2", Some("3")),
+    ] {
+        let taken = taken(&definition, &[event]);
+        let mut view = View::new(Arc::clone(&definition));
+        let told: Vec<NewRecord> = taken
+            .iter()
+            .zip(0..)
+            .filter_map(|(record, offset)| {
+                let fold = |record: &crate::record::Record<'_>| {
+                    view.partition_mut(0).fold_telling(record).1
+                };
+                record.lend(offset, fold)
+            })
+            .collect();
+        let [change] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        let header = |name: &str| {
+            let found = change.headers.iter().find(|(own, _)| own == name)?;
+            String::from_utf8(found.1.clone().unwrap()).ok()
+        };
+        assert_eq!(header(names::header::ROOT).as_deref(), Some(root));
+        assert_eq!(header(names::header::HOPS).as_deref(), hops);
+    }
+}
+
+#[test]
 fn rows_that_fit_no_record_together_are_a_fault_and_not_half_a_change() {
     let definition = telling(json!([{"source": "a"}]), latest());
     let mut view = View::new(definition);
