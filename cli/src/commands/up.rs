@@ -15,6 +15,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
+use headwater_engine::config::{Role, Stage, TriggerFrom};
 use headwater_operator::plan::Plan;
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
@@ -382,6 +383,23 @@ fn merge(all: &mut Vec<Fed>, more: &[Fed]) {
         }
     }
     all.sort_by(|one, other| one.source.cmp(&other.source));
+}
+
+/// Whether runs of an agent come of a source's events: as they are, or as changes of a view that is folded from them.
+fn starts_runs(stage: &Stage, source: &str) -> bool {
+    let Role::Agent(agent) = &stage.role else {
+        return false;
+    };
+    match &agent.trigger.from {
+        TriggerFrom::Source(name) => name == source,
+        TriggerFrom::View(view) => {
+            let parts = stage.views.get(view).map(|view| &view.from);
+            parts
+                .into_iter()
+                .flatten()
+                .any(|from| from.source == source)
+        }
+    }
 }
 
 fn paths(paths: &[PathBuf]) -> String {

@@ -529,7 +529,12 @@ impl Fold {
                         folding.stopped || folding.partition.next() >= folding.target
                     }),
                 waiting,
-                in_flight: self.pending.iter().len(),
+                // Changes that no checkpoint holds yet are still to start runs.
+                in_flight: self.pending.iter().len()
+                    + self
+                        .folding()
+                        .map(|(_, folding)| folding.changes.len())
+                        .sum::<usize>(),
                 positions,
             },
         );
