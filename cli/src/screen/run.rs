@@ -66,12 +66,11 @@ pub(super) fn whole(
         ));
     };
     line("Run", &about(record));
-    let event = record
-        .input
-        .as_ref()
-        .and_then(|input| input.get("event"))
-        .map(Value::to_string)
-        .unwrap_or_default();
+    let input = |name: &str| record.input.as_ref().and_then(|input| input.get(name));
+    let event = match (input("event"), input("previous")) {
+        (Some(Value::Null), Some(previous)) if !previous.is_null() => format!("gone: {previous}"),
+        (event, _) => event.map(Value::to_string).unwrap_or_default(),
+    };
     let key = record
         .trigger
         .key
