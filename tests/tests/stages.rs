@@ -70,6 +70,8 @@ on_both_logs!(
     changes::a_view_triggers_a_run_for_each_change_of_a_row,
     changes::a_row_that_goes_starts_a_run_where_the_agent_asks_for_it,
     changes::each_change_starts_a_run_for_each_row_of_another_view,
+    changes::where_an_agent_goes_on_in_a_view_that_was_built_anew_is_not_guessed,
+    changes::nor_where_an_intake_of_changes_does,
     faults::bad_records_are_dead_letters,
     faults::a_failing_model_is_given_up_and_the_next_key_goes_on,
     outages::a_provider_that_is_away_holds_the_runs_and_uses_none_of_their_attempts,

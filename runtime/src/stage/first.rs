@@ -4,9 +4,9 @@
 //! anything is done: a restart does not move them, and a partition added later is read from its beginning. Where the
 //! group has worked before and has no offsets any more, nothing is guessed.
 
-use super::Error;
 use super::life::Life;
 use super::reading::persist;
+use super::{Error, Stall};
 use crate::log::{Committed, GroupReader, Log, Watermarks};
 use headwater_engine::config::StartFrom;
 use headwater_engine::record::TopicPartition;
@@ -66,4 +66,16 @@ pub(super) fn find(
         (partition, committed)
     });
     Ok(Found::New(first.collect()))
+}
+
+/// Of the group of an agent that `view` triggers, by the changes in `topic`; `worked` is where it is seen that the agent has
+/// worked before, and `resource` what `headwater resume` takes.
+pub(super) fn lost_among_changes(view: &str, topic: &str, worked: &str, resource: &str) -> Stall {
+    Stall {
+        reason: "PositionsLost",
+        at: String::new(),
+        message: format!(
+            "the agent has worked before (see topic '{worked}'), but has no position in '{topic}': view '{view}' was built anew, and its changes are told again from the beginning, or the consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume {resource} --from Latest, or Earliest, or a position of that topic"
+        ),
+    }
 }

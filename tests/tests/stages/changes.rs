@@ -1,9 +1,12 @@
 //! Agents that a view triggers: one run for each change of a row, or for each row of another view that it concerns,
 //! across crashes of all stages.
 
-use crate::bed::{Bed, DEADLINE, PARTITIONS};
+use crate::bed::{Bed, DEADLINE, PARTITIONS, until};
 use crate::flight;
-use headwater_engine::record::NewRecord;
+use crate::look::start;
+use headwater_engine::names::{self, Owner};
+use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_runtime::log::Committed;
 use headwater_runtime::stage::{self, Handle};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -223,4 +226,88 @@ pub async fn each_change_starts_a_run_for_each_row_of_another_view(bed: Bed) {
     for handle in [flights, view, agent] {
         handle.crash().await;
     }
+}
+
+/// `group` reads the changes; nothing runs again and nothing is gone past before somebody decided.
+async fn built_anew(bed: Bed, trigger: &Value, group: &str) {
+    const ANEW: &str = "view.flights.000002.changes";
+    let mut stages = stages(&bed, "flights", trigger, "{'is': event.gate}");
+    let mut writer = bed.writer();
+    let run = async |stages: &[Value; 2]| {
+        let view = bed.started(&stages[0]).await;
+        let agent = bed.started(&stages[1]).await;
+        (view, agent)
+    };
+    let (view, agent) = run(&stages).await;
+    let events = [flight(&bed, "F1", "A"), flight(&bed, "F2", "B")];
+    writer.write(&events).unwrap();
+    bed.follow("answers").wait(2);
+    idle(&bed, &[&view, &agent]).await;
+    view.crash().await;
+    agent.crash().await;
+
+    bed.log
+        .create(&["view.flights.000002", ANEW].map(|topic| bed.spec(topic, PARTITIONS)))
+        .unwrap();
+    for stage in &mut stages {
+        let view = &mut stage["views"]["flights"];
+        view["generation"] = json!("000002");
+        view["stateTopic"] = json!(bed.topic("view.flights.000002"));
+        view["changesTopic"] = json!(bed.topic(ANEW));
+    }
+    let view = bed.started(&stages[0]).await;
+    idle(&bed, &[&view]).await;
+    assert_eq!(bed.read(ANEW).len(), 2, "all is told again");
+    let (agent, token) = start(&bed, &stages[1]);
+    until(&agent, "stalled", |agent| {
+        !agent.status().problems.is_empty()
+    })
+    .await;
+    let problem = agent.status().problems[0].clone();
+    assert_eq!(problem.reason, "PositionsLost");
+    for part in [
+        "view 'flights' was built anew",
+        "headwater resume agent/helper --from",
+        &bed.topic(ANEW),
+    ] {
+        assert!(problem.message.contains(part), "{problem:?}");
+    }
+    token.cancel();
+    agent.join().await;
+    assert_eq!(bed.read("answers").len(), 2);
+
+    // As `headwater resume agent/helper --from Latest` does.
+    let all: Vec<TopicPartition> = (0..PARTITIONS)
+        .map(|partition| TopicPartition::new(bed.topic(ANEW), partition))
+        .collect();
+    let ends = bed.log.ends(&all).unwrap();
+    let place = |(partition, offset)| {
+        let metadata = String::new();
+        (partition, Committed { offset, metadata })
+    };
+    let offsets: Vec<_> = all.into_iter().zip(ends).map(place).collect();
+    let group = names::group(&bed.namespace, Owner::Agent, "helper", None, group);
+    bed.offsets.commit(&group, &offsets).unwrap();
+    let agent = bed.started(&stages[1]).await;
+    writer.write(&[flight(&bed, "F1", "C")]).unwrap();
+    bed.follow("answers").wait(3);
+    idle(&bed, &[&view, &agent]).await;
+    let answers = bed.read("answers");
+    let mut told: Vec<&str> = answers
+        .iter()
+        .map(|seen| seen.value["is"].as_str().unwrap())
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, ["A", "B", "C"]);
+    view.crash().await;
+    agent.crash().await;
+}
+
+pub async fn where_an_agent_goes_on_in_a_view_that_was_built_anew_is_not_guessed(bed: Bed) {
+    built_anew(bed, &json!({}), "runs").await;
+}
+
+pub async fn nor_where_an_intake_of_changes_does(bed: Bed) {
+    let input = bed.topic("agent.helper.in");
+    built_anew(bed, &json!({"key": "event.gate", "input": input}), "intake").await;
 }

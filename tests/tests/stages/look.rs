@@ -31,7 +31,7 @@ fn fold_group(bed: &Bed) -> String {
 }
 
 /// A stage that is ended in order by its own token.
-fn start(bed: &Bed, stage: &Value) -> (Handle, CancellationToken) {
+pub fn start(bed: &Bed, stage: &Value) -> (Handle, CancellationToken) {
     let token = CancellationToken::new();
     let services = stage::Services {
         shutdown: token.clone(),

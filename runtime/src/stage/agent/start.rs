@@ -8,7 +8,7 @@ use super::super::{Error, Stall};
 use super::Setup;
 use super::progress::Progress;
 use crate::log::{Committed, GroupReader, Log};
-use headwater_engine::config::{StartFrom, TriggerFrom};
+use headwater_engine::config::StartFrom;
 use headwater_engine::conversation::{self, Limits};
 use headwater_engine::fault::Fault;
 use headwater_engine::journal;
@@ -108,25 +108,19 @@ fn has_run(setup: &Setup, life: &Life, log: &dyn Log) -> Result<bool, Error> {
 }
 
 fn lost(setup: &Setup) -> Stall {
-    if let TriggerFrom::View(view) = &setup.config.trigger.from {
-        return Stall {
-            reason: "PositionsLost",
-            at: String::new(),
-            message: format!(
-                "the agent has run before (see topic '{}'), but has no position in '{}': view '{view}' was built anew, and its changes are told again from the beginning, or the consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume {} --from Latest, or Earliest, or a position of that topic",
-                setup.config.topics.runs,
-                setup.agent.topic(),
-                setup.resource()
-            ),
-        };
+    let trigger = &setup.config.trigger;
+    let resource = setup.resource();
+    // An input log of the agent's own is not made anew with the view.
+    if let (Some(view), None) = (trigger.from.view(), &trigger.input) {
+        let runs = &setup.config.topics.runs;
+        return first::lost_among_changes(view, setup.agent.topic(), runs, &resource);
     }
     Stall {
         reason: "PositionsLost",
         at: String::new(),
         message: format!(
             "the agent has run before (see topic '{}'), but its consumer group has no offsets any more, as after a week without members. Say where it is to go on: headwater resume {} --from Earliest|Latest|POSITION",
-            setup.config.topics.runs,
-            setup.resource()
+            setup.config.topics.runs, resource
         ),
     }
 }

@@ -6,6 +6,7 @@ use super::super::resume::Intent;
 use super::super::{Error, Stall};
 use super::{Begin, Loop, Owned, covered};
 use crate::log::{GroupReader, Start};
+use headwater_engine::config::Role;
 use headwater_engine::record::TopicPartition;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -121,14 +122,20 @@ impl Loop {
 
     /// Nothing is guessed where events were taken in before.
     fn lost(&self) -> Stall {
+        let (topic, resource) = (&self.task.topic, self.context.resource());
+        let trigger = match &self.context.config.role {
+            Role::Agent(agent) => agent.trigger.from.view(),
+            Role::View { .. } => None,
+        };
+        if let (Some(view), [changes]) = (trigger, self.task.sources.as_slice()) {
+            return first::lost_among_changes(view, changes, topic, &resource);
+        }
         Stall {
             reason: "PositionsLost",
             at: String::new(),
             message: format!(
                 "events were taken in before (see topic '{}'), but consumer group '{}' has no offsets any more, as after a week without members. Say where it is to go on: headwater resume {} --from Earliest|Latest|POSITION",
-                self.task.topic,
-                self.task.group,
-                self.context.resource()
+                topic, self.task.group, resource
             ),
         }
     }
