@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::plan::{self, Plan, Stage, agent_workload, plan_generations, view_workload};
 use crate::reason::Reason;
 use crate::removals::{Removals, Removed};
-use crate::resources::{Id, Kind};
+use crate::resources::Kind;
 use crate::secrets::Secrets;
 use crate::snapshot::Snapshot;
 use crate::status;
@@ -502,16 +502,18 @@ fn workloads(
     workloads
 }
 
-/// The KafkaCluster that a resource's topics are on: a source's own, else that of the source it reads.
+/// The KafkaCluster that a resource's topics are on: a source's own, else that of what it reads.
 fn home<'a>(snapshot: &'a Snapshot, all: &'a [Snapshot]) -> Option<&'a str> {
-    let of_source = |name: &String| {
-        let id = Id::new(Kind::EventSource, name);
-        all.iter().find(|other| other.id == id)?.cluster.as_deref()
-    };
-    snapshot
-        .cluster
-        .as_deref()
-        .or_else(|| snapshot.source.as_ref().and_then(of_source))
+    let mut at = snapshot;
+    // An agent may read a view, and that a source.
+    for _ in 0..2 {
+        if at.cluster.is_some() {
+            break;
+        }
+        let reads = at.reads.as_ref()?;
+        at = all.iter().find(|other| other.id == *reads)?;
+    }
+    at.cluster.as_deref()
 }
 
 fn problem_of(error: &apply::Error) -> Problem {
@@ -540,5 +542,35 @@ impl std::fmt::Display for Chain<'_> {
             source = cause.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Managed;
+    use headwater_crds::{Agent, ContextView, EventSource};
+    use serde::de::DeserializeOwned;
+    use serde_json::json;
+
+    fn named<K: Managed + DeserializeOwned>(name: &str, spec: &Value) -> Snapshot {
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        serde_json::from_value::<K>(object).unwrap().snapshot()
+    }
+
+    #[test]
+    fn topics_of_an_agent_are_on_the_cluster_of_what_triggers_it() {
+        let reference = |name: &str| json!({"name": name});
+        let from = json!([{"name": "all", "sourceRef": reference("orders")}]);
+        let all = [
+            named::<EventSource>("orders", &json!({"clusterRef": reference("east")})),
+            named::<ContextView>("board", &json!({"from": from})),
+            named::<Agent>("a", &json!({"trigger": {"sourceRef": reference("orders")}})),
+            named::<Agent>("b", &json!({"trigger": {"viewRef": reference("board")}})),
+            named::<Agent>("c", &json!({"trigger": {"viewRef": reference("gone")}})),
+        ];
+        let homes: Vec<Option<&str>> = all.iter().map(|snapshot| home(snapshot, &all)).collect();
+        let east = Some("east");
+        assert_eq!(homes, [east, east, east, east, None]);
     }
 }

@@ -29,8 +29,8 @@ pub(crate) struct Snapshot {
     pub(crate) created: BTreeMap<String, String>,
     /// Of an EventSource: its KafkaCluster.
     pub(crate) cluster: Option<String>,
-    /// Of a view or an agent: the first of the sources that it reads.
-    pub(crate) source: Option<String>,
+    /// Of a view or an agent: the source, or the view, that it reads first.
+    pub(crate) reads: Option<Id>,
 }
 
 /// What makes a [`Snapshot`] of each kind.
@@ -51,7 +51,7 @@ pub(crate) trait Managed: kube::Resource<DynamicType = ()> {
         None
     }
 
-    fn source(&self) -> Option<String> {
+    fn reads(&self) -> Option<Id> {
         None
     }
 
@@ -68,7 +68,7 @@ pub(crate) trait Managed: kube::Resource<DynamicType = ()> {
             deletion: self.deletion_policy(),
             created: self.created(),
             cluster: self.cluster(),
-            source: self.source(),
+            reads: self.reads(),
         }
     }
 }
@@ -113,8 +113,9 @@ managed! {
         }
     }
     ContextView {
-        fn source(&self) -> Option<String> {
-            Some(self.spec.from.first()?.source_ref.name.clone())
+        fn reads(&self) -> Option<Id> {
+            let first = self.spec.from.first()?;
+            Some(Id::new(Kind::EventSource, &first.source_ref.name))
         }
 
         fn deletion_policy(&self) -> DeletionPolicy {
@@ -127,8 +128,12 @@ managed! {
         }
     }
     Agent {
-        fn source(&self) -> Option<String> {
-            Some(self.spec.trigger.source_ref.as_ref()?.name.clone())
+        fn reads(&self) -> Option<Id> {
+            let trigger = &self.spec.trigger;
+            let source = trigger.source_ref.as_ref();
+            let source = source.map(|source| Id::new(Kind::EventSource, &source.name));
+            let view = trigger.view_ref.as_ref();
+            source.or_else(|| view.map(|view| Id::new(Kind::ContextView, &view.name)))
         }
 
         fn deletion_policy(&self) -> DeletionPolicy {

@@ -321,6 +321,15 @@ fn changes_of_a_view_are_written_while_an_agent_asks_for_them() {
         Some(&*generation(&plan))
     );
     insta::assert_snapshot!(stage.why.join("\n"));
+    // Others that read the view do not start anew for it.
+    let others = |plan: &plan::Plan| -> Vec<plan::Stage> {
+        let stages = plan.stages.iter();
+        let others = stages.filter(|stage| !["status", "gates"].contains(&stage.name.as_str()));
+        others.cloned().collect()
+    };
+    let reads = |stage: &plan::Stage| stage.reads().contains_key("status");
+    assert!(others(&plan).iter().any(reads));
+    assert_eq!(others(&plan), others(&quiet));
 
     // One that cannot run for the moment misses none.
     let broken = agent.replace("chat", "caht").replace("gates", "late");

@@ -21,7 +21,9 @@ pub(crate) fn view(namespace: &str, generation: &Generation, cluster: &Cluster) 
     };
     give(&mut stage, &generation.folded);
     if let Some(own) = stage.views.get_mut(name) {
-        own.serve.clone_from(&generation.folded.config.serve);
+        let config = &generation.folded.config;
+        own.serve.clone_from(&config.serve);
+        own.changes_topic.clone_from(&config.changes_topic);
     }
     for joined in generation.joined.values() {
         give(&mut stage, joined);
@@ -53,14 +55,20 @@ pub(crate) fn agent(
     for view in &agent.views {
         give(&mut stage, read.get(view)?);
     }
+    let trigger = agent.config.trigger.from.view();
+    if let Some(own) = trigger.and_then(|view| stage.views.get_mut(view)) {
+        own.changes_topic
+            .clone_from(&read.get(&own.name)?.config.changes_topic);
+    }
     Some(stage)
 }
 
 /// Adds a view to a stage, for reading. A source of which the stage has another version stays the view's own.
 fn give(stage: &mut config::Stage, folded: &Folded) {
     let mut config = config::View {
-        // Its own stage serves it.
+        // Its own stage serves it, and writes its changes. Who only reads its rows does not start anew when they are asked for.
         serve: None,
+        changes_topic: None,
         ..folded.config.clone()
     };
     for (name, source) in &folded.sources {
