@@ -67,6 +67,8 @@ pub struct ViewSpec {
     pub fold: Fold,
     pub indexes: Vec<Index>,
     pub expire_ms: Option<i64>,
+    /// Somebody asks for each change of a row.
+    pub changes: bool,
     /// Whether the view has an input log of its own.
     pub own: bool,
     /// Of its input log.
@@ -110,6 +112,12 @@ impl ViewSpec {
         format!("{prefix}.view.{}.000001", self.name)
     }
 
+    /// Where each change of a row is told; `None` where nobody asks for them.
+    pub fn changes_topic(&self, prefix: &str) -> Option<String> {
+        self.changes
+            .then(|| format!("{}.changes", self.state_topic(prefix)))
+    }
+
     pub fn dead_topic(&self, prefix: &str) -> String {
         format!("{prefix}.view.{}.dead", self.name)
     }
@@ -151,6 +159,7 @@ impl ViewSpec {
             "input": {input: {"topic": self.input_topic(prefix)}},
             "stateTopic": self.state_topic(prefix),
             "deadTopic": self.dead_topic(prefix),
+            "changesTopic": self.changes_topic(prefix),
             "expireAfterMs": self.expire_ms,
         })
     }
@@ -329,6 +338,7 @@ pub fn views(draw: &Draw) -> Vec<ViewSpec> {
     let expiring = |mut view: ViewSpec| {
         if view.name != JOINED {
             view.expire_ms = draw.maybe(25, &[3_000, 30_000, 600_000]);
+            view.changes = draw.percent(50);
         }
         view
     };
@@ -361,6 +371,7 @@ fn view(name: &'static str, from: Vec<(&'static str, usize, Entry)>, fold: Fold)
         fold,
         indexes: Vec::new(),
         expire_ms: None,
+        changes: false,
         own,
         partitions,
     }

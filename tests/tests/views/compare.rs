@@ -18,6 +18,8 @@ pub struct Found {
     pub input: BTreeMap<i32, Vec<Raw>>,
     pub state: BTreeMap<i32, Vec<Raw>>,
     pub dead: Vec<Raw>,
+    /// Empty where nobody asks for them.
+    pub changes: BTreeMap<i32, Vec<Raw>>,
 }
 
 impl Found {
@@ -34,6 +36,10 @@ impl Found {
                 .into_values()
                 .flatten()
                 .collect(),
+            changes: view
+                .changes_topic(&world.prefix)
+                .map(|changes| world.read(&changes))
+                .unwrap_or_default(),
         }
     }
 }
@@ -52,6 +58,8 @@ pub struct Compared {
     pub keys: usize,
     pub reads: usize,
     pub letters: usize,
+    /// Of rows.
+    pub changes: usize,
 }
 
 impl Check<'_> {
@@ -72,7 +80,7 @@ impl Check<'_> {
             let empty = Vec::new();
             let state = self.found.state.get(&partition).unwrap_or(&empty);
             let at = |error| format!("state of partition {partition}: {error}");
-            self.bytes(partition, state).map_err(at)?;
+            compared.changes += self.bytes(partition, state).map_err(at)?;
             compared.keys += self
                 .state(partition, &rows[&partition], state)
                 .map_err(at)?;

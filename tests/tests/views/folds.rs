@@ -52,6 +52,7 @@ pub async fn check(kind: Kind, seed: u64, count: usize, keys: usize) -> Compared
         all.keys += one.keys;
         all.reads += one.reads;
         all.letters += one.letters;
+        all.changes += one.changes;
     }
     all
 }

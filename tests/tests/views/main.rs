@@ -55,9 +55,10 @@ async fn folds(kind: Kind, count: u64, events: usize, keys: usize) {
         all.keys += one.keys;
         all.reads += one.reads;
         all.letters += one.letters;
+        all.changes += one.changes;
     }
     told(kind, seeds.len(), begun, &all);
-    assert!(all.keys > 0 && all.reads > all.keys && all.letters > 0);
+    assert!(all.keys > 0 && all.reads > all.keys && all.letters > 0 && all.changes > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,11 +81,12 @@ async fn views_are_the_models_whatever_goes_wrong() {
         all.keys += outcome.compared.keys;
         all.reads += outcome.compared.reads;
         all.letters += outcome.compared.letters;
+        all.changes += outcome.compared.changes;
     }
     told(Kind::Simulation, seeds.len(), begun, &all);
     let fates: Vec<_> = outcomes.into_iter().map(|it| it.fates).collect();
     simulated::told(&fates);
-    assert!(all.keys > 0 && all.reads > 0);
+    assert!(all.keys > 0 && all.reads > 0 && all.changes > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -109,6 +109,7 @@ pub async fn check(seed: u64) -> Outcome {
         all.keys += one.keys;
         all.reads += one.reads;
         all.letters += one.letters;
+        all.changes += one.changes;
     }
     Outcome {
         compared: all,

@@ -8,6 +8,7 @@ use crate::naive::{Origin, Raw};
 use crate::records::{change, mark, with_record};
 use headwater_engine::key::Key;
 use headwater_engine::names::MARK_KEY;
+use headwater_engine::record::NewRecord;
 use headwater_engine::view::{Definition, Partition, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -82,8 +83,9 @@ impl Check<'_> {
     }
 
     /// At every mark, the state restored from all that was written before it is the fold of the input below its `next`. At the last
-    /// one, the bytes are those of a fold in one go, headers included.
-    pub fn bytes(&self, partition: i32, state: &[Raw]) -> Result<(), String> {
+    /// one, the bytes are those of a fold in one go, headers included. Where changes are asked for, those of that fold are in their
+    /// topic, each once and in its order; gives how many these are.
+    pub fn bytes(&self, partition: i32, state: &[Raw]) -> Result<usize, String> {
         let definition = self.definition();
         let input = self.view.input_topic(&self.world.prefix);
         let topic = self.view.state_topic(&self.world.prefix);
@@ -96,6 +98,7 @@ impl Check<'_> {
             .peekable();
         let mut whole = Partition::new(Arc::clone(&definition), partition);
         let mut restored = Partition::new(definition, partition);
+        let mut told: Vec<NewRecord> = Vec::new();
         for raw in state {
             let before = restored.next();
             with_record(&topic, raw, |record| restored.restore(record))
@@ -108,9 +111,11 @@ impl Check<'_> {
                 return Err(format!("a mark says {next} after one that said {before}"));
             }
             while let Some(raw) = waiting.next_if(|raw| raw.offset < next) {
-                with_record(&input, raw, |record| whole.fold(record));
+                let (_, change) = with_record(&input, raw, |record| whole.fold_telling(record));
+                told.extend(change);
                 // What was folded before does nothing.
-                with_record(&input, raw, |record| whole.fold(record));
+                let (_, again) = with_record(&input, raw, |record| whole.fold_telling(record));
+                told.extend(again);
             }
             whole.advance(next);
             if whole != restored {
@@ -143,8 +148,26 @@ impl Check<'_> {
         }
         match gone.iter().find(|key| last[**key].value.is_some()) {
             Some(key) => Err(format!("key {key:?} is in no fold")),
-            None => Ok(()),
+            None => self.changes(partition, &told),
         }
+    }
+
+    /// Whether the changes topic holds these, one after the other, and no others.
+    fn changes(&self, partition: i32, told: &[NewRecord]) -> Result<usize, String> {
+        let empty = Vec::new();
+        let found = self.found.changes.get(&partition).unwrap_or(&empty);
+        let same = |(raw, record): &(&Raw, &NewRecord)| {
+            raw.key == record.key && raw.value == record.value && raw.headers == record.headers
+        };
+        let alike = found.iter().zip(told).take_while(same).count();
+        if alike < found.len().max(told.len()) {
+            return Err(format!(
+                "change {alike} is {:?} in the topic, and {:?} when folded in one go",
+                found.get(alike),
+                told.get(alike)
+            ));
+        }
+        Ok(alike)
     }
 
     fn definition(&self) -> Arc<Definition> {

@@ -82,6 +82,9 @@ impl World {
                 &compact,
             ));
             topics.push(spec(view.dead_topic(&self.prefix), 1, &[append_time]));
+            if let Some(changes) = view.changes_topic(&self.prefix) {
+                topics.push(spec(changes, view.partitions, &[append_time]));
+            }
             if view.own {
                 topics.push(spec(
                     view.input_topic(&self.prefix),
