@@ -1,5 +1,5 @@
 //! What has to outlive a process while a run is under way: its finished steps, how often it was begun,
-//! and what must not run twice.
+//! and what must not run twice; and how far logs were read, which outlives a consumer group.
 //!
 //! A record of the agent's journal topic (compacted, in the partition of the trigger log) is one of
 //!
@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `<run>/<number>` | a finished [`Step`] of a run that is not over; the first carries what the run was told |
 //! | `<run>/attempts` | [`Attempts`]: how often a run was begun that may have ended its process |
+//! | `\0p<topic>-<partition>`, with `/intake` where events are taken in from it | [`Reached`]: how far that partition was read |
 //! | `\0o`, length of the trigger key in 4 bytes, trigger key, once key | [`Once`]: the last run that was done for this |
 //!
 //! A run's records get tombstones in the transaction that ends it ([`Store::ending`]). The store holds one
@@ -19,8 +20,8 @@ use crate::agent::Ready;
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
 use crate::model::Reply;
-use crate::names::RESERVED;
-use crate::record::{NewRecord, Record};
+use crate::names::{RESERVED, header};
+use crate::record::{NewRecord, Position, Record, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub const BYTES_MAX: usize = 900 * 1_024;
 const ATTEMPTS: &str = "attempts";
 /// Begins the key of what must not run twice; a run's id never begins with the first byte.
 const ONCE: [u8; 2] = [RESERVED, b'o'];
+/// Begins the key of how far a partition was read.
+const REACHED: [u8; 2] = [RESERVED, b'p'];
 /// Bytes of the length of the trigger key.
 const LENGTH: usize = 4;
 
@@ -64,16 +67,55 @@ pub struct Once {
     pub time: i64,
 }
 
+/// How far a partition of a log was read, as the consumer group that reads it commits it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reached {
+    /// The next offset.
+    pub next: i64,
+    /// What is finished beyond, as the metadata of the committed offset says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub progress: String,
+}
+
+impl Reached {
+    /// As a header of an audit record: the position in `of`, a space, and what is finished beyond.
+    pub fn header(&self, of: &TopicPartition) -> (String, Option<Vec<u8>>) {
+        let text = format!("{of}-{} {}", self.next, self.progress);
+        (header::REACHED.to_owned(), Some(text.into_bytes()))
+    }
+
+    /// What an audit record's header says of this partition; `None` where it has none, or speaks of another.
+    pub fn of_audit(record: &Record<'_>, of: &TopicPartition) -> Option<Self> {
+        let text = std::str::from_utf8(record.header(header::REACHED)?).ok()?;
+        let (position, progress) = text.split_once(' ')?;
+        let at: Position = position.parse().ok()?;
+        (at.topic == of.topic && at.partition == of.partition).then(|| Self {
+            next: at.offset,
+            progress: progress.to_owned(),
+        })
+    }
+
+    /// What a record of the journal says, and of what: as [`Change::reached`] named it.
+    pub fn of_journal(record: &Record<'_>) -> Option<(String, Self)> {
+        let of = record.key?.strip_prefix(&REACHED)?;
+        let reached = serde_json::from_slice(record.value?).ok()?;
+        Some((String::from_utf8(of.to_vec()).ok()?, reached))
+    }
+}
+
 /// Which record of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Id {
     Step { run: String, number: u32 },
     Attempts { run: String },
     Once { key: Option<Key>, once: Key },
+    Reached { of: String },
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Held {
+    Reached(Reached),
     Step(Arc<Step>),
     Attempts(Attempts),
     Once(Once),
@@ -115,6 +157,14 @@ impl Change {
         }
     }
 
+    /// `of`: a partition as it prints, and what for, should it be read for more than runs.
+    pub fn reached(of: String, reached: Reached) -> Self {
+        Self {
+            id: Id::Reached { of },
+            held: Some(Held::Reached(reached)),
+        }
+    }
+
     /// The record, for a partition of the journal topic.
     ///
     /// # Errors
@@ -125,6 +175,7 @@ impl Change {
             Some(Held::Step(step)) => Some(serde_json::to_vec(&**step)),
             Some(Held::Attempts(attempts)) => Some(serde_json::to_vec(attempts)),
             Some(Held::Once(once)) => Some(serde_json::to_vec(once)),
+            Some(Held::Reached(reached)) => Some(serde_json::to_vec(reached)),
         };
         let value = value.transpose().map_err(|error| {
             Fault::new(
@@ -166,6 +217,7 @@ impl Id {
                 bytes.extend_from_slice(once.as_bytes());
                 bytes
             }
+            Self::Reached { of } => [&REACHED, of.as_bytes()].concat(),
         }
     }
 
@@ -177,6 +229,10 @@ impl Id {
             let once = Key::from_bytes(once).ok()??;
             let key = Key::from_bytes(key).ok()?;
             return Some(Self::Once { key, once });
+        }
+        if let Some(of) = bytes.strip_prefix(&REACHED) {
+            let of = String::from_utf8(of.to_vec()).ok()?;
+            return Some(Self::Reached { of });
         }
         let (run, part) = std::str::from_utf8(bytes).ok()?.rsplit_once('/')?;
         if run.is_empty() {
@@ -195,6 +251,7 @@ impl Id {
             Self::Step { .. } => Held::Step(serde_json::from_slice(value)?),
             Self::Attempts { .. } => Held::Attempts(serde_json::from_slice(value)?),
             Self::Once { .. } => Held::Once(serde_json::from_slice(value)?),
+            Self::Reached { .. } => Held::Reached(serde_json::from_slice(value)?),
         })
     }
 }
@@ -224,6 +281,7 @@ pub struct Store {
     once: HashMap<(Option<Key>, Key), Once>,
     /// The same, oldest first.
     once_by_time: BTreeSet<(i64, Option<Key>, Key)>,
+    reached: HashMap<String, Reached>,
 }
 
 impl Store {
@@ -232,10 +290,12 @@ impl Store {
     /// # Errors
     /// `InvalidInternalRecord` for a record that no agent wrote; the store is as it was.
     pub fn restore(&mut self, record: &Record<'_>) -> Result<(), Fault> {
-        let id = record
-            .key
-            .and_then(Id::parse)
-            .ok_or_else(|| invalid(record, "its key is none of a step, attempts or a once key"))?;
+        let id = record.key.and_then(Id::parse).ok_or_else(|| {
+            invalid(
+                record,
+                "its key is none of a step, attempts, a once key or a partition",
+            )
+        })?;
         let held = match record.value {
             None => None,
             Some(value) => Some(
@@ -273,6 +333,12 @@ impl Store {
                     self.once.insert((key, once), done);
                 }
             }
+            (Id::Reached { of }, Some(Held::Reached(reached))) => {
+                self.reached.insert(of, reached);
+            }
+            (Id::Reached { of }, _) => {
+                self.reached.remove(&of);
+            }
         }
     }
 
@@ -306,6 +372,11 @@ impl Store {
     pub fn once(&self, key: Option<&Key>, once: &Key) -> Option<&Once> {
         // A lookup by parts would need a type of its own; keys are short.
         self.once.get(&(key.cloned(), once.clone()))
+    }
+
+    /// How far `of` was read, as [`Change::reached`] names it, when that was last journaled.
+    pub fn reached(&self, of: &str) -> Option<&Reached> {
+        self.reached.get(of)
     }
 
     /// Tombstones for all that the journal has of a run, for the transaction that ends it.

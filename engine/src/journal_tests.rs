@@ -51,6 +51,40 @@ fn texts(store: &Store, run: &str) -> Vec<String> {
 }
 
 #[test]
+fn how_far_a_partition_was_read_is_found_again() {
+    let of = TopicPartition::new("shop.my-questions", 3);
+    let reached = Reached {
+        next: 42,
+        progress: "1:AAEB".to_owned(),
+    };
+    let records = written(&[Change::reached(of.to_string(), reached.clone())]);
+    assert_eq!(
+        records[0].key.as_deref(),
+        Some(b"\0pshop.my-questions-3".as_slice())
+    );
+    let store = restored(&records);
+    assert_eq!(store.reached("shop.my-questions-3"), Some(&reached));
+    let other = TopicPartition::new("shop.my-questions", 4);
+    assert_eq!(store.reached("shop.my-questions-4"), None);
+    let told = records[0].lend(0, Reached::of_journal);
+    assert_eq!(told, Some((of.to_string(), reached)));
+
+    for progress in ["", "1:AAEB"] {
+        let reached = Reached {
+            next: 7,
+            progress: progress.to_owned(),
+        };
+        let audit = NewRecord {
+            headers: vec![reached.header(&of)],
+            ..NewRecord::default()
+        };
+        let read = |of: &TopicPartition| audit.lend(0, |record| Reached::of_audit(record, of));
+        assert_eq!(read(&of), Some(reached));
+        assert_eq!(read(&other), None);
+    }
+}
+
+#[test]
 fn keys_and_values_are_what_they_are() {
     let records = written(&[
         Change::step("abc", 2, step(9, "hello")),

@@ -35,6 +35,8 @@ pub mod header {
     pub const TAKEN_ROW: &str = "hw-m";
     /// Input logs of agents: where the record stood, and whether it was refused, as JSON.
     pub const TAKEN: &str = "hw-in";
+    /// Audit records: how far the runs of the partition are with this transaction, as [`crate::journal::Reached`] has it.
+    pub const REACHED: &str = "hw-at";
     /// Dead letters: why, and where the record came from.
     pub const REASON: &str = "headwater-reason";
     /// Dead letters: what was expected and where, in words.

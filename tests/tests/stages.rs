@@ -22,6 +22,8 @@ mod faults;
 mod faulty;
 #[path = "support/follow.rs"]
 mod follow;
+#[path = "stages/forgotten.rs"]
+mod forgotten;
 #[path = "stages/joins.rs"]
 mod joins;
 #[path = "stages/life.rs"]
@@ -63,6 +65,10 @@ on_both_logs!(
     look::a_record_is_gone_past_once_somebody_decides,
     look::whoever_holds_a_view_follows_its_stage_past_a_record,
     look::an_input_made_anew_is_gone_on_with_where_somebody_decides,
+    forgotten::an_agent_whose_group_was_forgotten_goes_on_where_it_stopped,
+    forgotten::an_agent_that_crashed_before_its_group_was_forgotten_repeats_nothing,
+    forgotten::an_agent_that_never_ran_misses_nothing,
+    forgotten::an_agent_with_an_input_log_takes_in_what_came_meanwhile,
     look::lost_positions_are_found_again_where_somebody_decides,
     look::every_replica_serves_every_row_as_fresh_as_the_log,
     look::offsets_of_a_group_are_seen_and_set_from_outside,

@@ -168,13 +168,15 @@ impl Committer {
         Ok(Outcome::Later)
     }
 
-    /// Commits the first offsets of a group, in a transaction of their own. Gives when to look whether they are there.
+    /// Commits the first offsets of a group, in a transaction of their own with `records` that say the same. Gives when to
+    /// look whether they are there.
     pub(super) fn first_offsets(
         &mut self,
         group: &mut dyn GroupReader,
+        records: &[NewRecord],
         offsets: &[(TopicPartition, Committed)],
     ) -> Result<Instant, Error> {
-        self.commit(group, &[], offsets)?;
+        self.commit(group, records, offsets)?;
         let look_at = self.retry_at.unwrap_or_else(Instant::now);
         self.forget();
         Ok(look_at)

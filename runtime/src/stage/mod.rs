@@ -15,6 +15,7 @@ mod intake;
 mod lag;
 mod life;
 pub mod look;
+mod positions;
 mod rate;
 mod reading;
 mod rebalance;

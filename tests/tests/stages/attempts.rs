@@ -83,6 +83,7 @@ fn journal(bed: &Bed) -> BTreeMap<String, Value> {
     let records = bed.read("agent.helper.journal").into_iter();
     records
         .map(|Seen { key, value, .. }| (key, value))
+        .filter(|(key, _)| !key.starts_with('\0'))
         .collect()
 }
 

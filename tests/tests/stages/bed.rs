@@ -6,7 +6,7 @@
 use crate::follow;
 pub use crate::follow::Seen;
 use headwater_engine::config::Stage;
-use headwater_engine::record::NewRecord;
+use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::log::kafka::Kafka;
 use headwater_runtime::log::memory::Memory;
 use headwater_runtime::log::{Log, Offsets, TopicSpec, Writer};
@@ -14,6 +14,11 @@ use headwater_runtime::model::Model;
 use headwater_runtime::observe::Observer;
 use headwater_runtime::stage::{self, Handle, Services};
 use headwater_testbed::kafka::Topics;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,17 +55,28 @@ pub struct Bed {
     pub shutdown: CancellationToken,
     pub observer: Observer,
     pub models: BTreeMap<String, Arc<dyn Model>>,
+    /// On the memory log.
+    memory: Option<Memory>,
     /// On Kafka: removes them with the bed.
     _topics: Option<Topics>,
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    let broker = headwater_testbed::kafka().unwrap();
+    ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap())
+        .create()
+        .unwrap()
 }
 
 impl Bed {
     pub fn new(kind: Kind) -> Self {
         let namespace = follow::unique("stages");
-        let mut made = None;
+        let (mut made, mut memory) = (None, None);
         let (log, offsets): (Arc<dyn Log>, Arc<dyn Offsets>) = match kind {
             Kind::Memory => {
                 let log = Memory::new();
+                memory = Some(log.clone());
                 (Arc::new(log.clone()), Arc::new(log))
             }
             Kind::Kafka => {
@@ -82,6 +98,7 @@ impl Bed {
             shutdown: CancellationToken::new(),
             observer: Observer::new(),
             models: BTreeMap::new(),
+            memory,
             _topics: made,
         };
         let mut topics: Vec<TopicSpec> = STATIC
@@ -93,6 +110,50 @@ impl Bed {
         }
         bed.log.create(&topics).unwrap();
         bed
+    }
+
+    /// Forgets what a group has committed, once it has no members, as the log does a while after the last one left.
+    pub async fn forget(&self, group: &str) {
+        let end = Instant::now() + DEADLINE;
+        while !self.has_forgotten(group).await {
+            assert!(Instant::now() < end, "{group} still has members");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn has_forgotten(&self, group: &str) -> bool {
+        if let Some(memory) = &self.memory {
+            return memory.forget(group);
+        }
+        let groups = [group];
+        let answer = admin().delete_groups(&groups, &AdminOptions::new());
+        match &answer.await.unwrap()[0] {
+            Ok(_) | Err((_, Code::GroupIdNotFound)) => true,
+            Err((_, Code::NonEmptyGroup)) => false,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Takes away all records of a topic, as retention does.
+    pub async fn empty(&self, topic: &str) {
+        let partitions: Vec<_> = (0..PARTITIONS)
+            .map(|it| TopicPartition::new(self.topic(topic), it))
+            .collect();
+        let ends = self.log.ends(&partitions).unwrap();
+        if let Some(memory) = &self.memory {
+            for (partition, end) in partitions.iter().zip(ends) {
+                memory.cut(partition, end);
+            }
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for (partition, end) in partitions.iter().zip(ends) {
+            let end = Offset::Offset(end);
+            list.add_partition_offset(&partition.topic, partition.partition, end)
+                .unwrap();
+        }
+        let answer = admin().delete_records(&list, &AdminOptions::new());
+        answer.await.unwrap();
     }
 
     pub fn spec(&self, name: &str, partitions: i32) -> TopicSpec {

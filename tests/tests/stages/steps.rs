@@ -129,10 +129,13 @@ fn journal(bed: &Bed) -> BTreeMap<String, (usize, bool)> {
     held
 }
 
-/// The same of attempts too.
+/// The same of attempts too. How far partitions were read is no step.
 fn everything(bed: &Bed) -> BTreeMap<String, (usize, bool)> {
     let mut held: BTreeMap<String, (usize, bool)> = BTreeMap::new();
     for Seen { key, value, .. } in bed.read("agent.helper.journal") {
+        if key.starts_with('\0') {
+            continue;
+        }
         let of = held.entry(key).or_default();
         of.1 = value.is_null();
         of.0 += usize::from(!value.is_null());

@@ -39,7 +39,7 @@ fn agent(bed: &Bed, trigger: &Value) -> Value {
 }
 
 /// One whose runs have the session as key, which is not the record's.
-fn by_session(bed: &Bed) -> Value {
+pub fn by_session(bed: &Bed) -> Value {
     agent(bed, &json!({"key": "event.session"}))
 }
 
@@ -55,7 +55,7 @@ fn by_flight(bed: &Bed) -> Value {
     stage
 }
 
-fn question(bed: &Bed, n: usize) -> NewRecord {
+pub fn question(bed: &Bed, n: usize) -> NewRecord {
     let session = format!("s{}", n % SESSIONS);
     let value = json!({"text": format!("q{n}"), "session": session, "flight": "none"});
     bed.record("questions", &format!("k{n}"), &value)

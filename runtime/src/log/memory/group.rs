@@ -341,6 +341,15 @@ impl Group {
         true
     }
 
+    /// Forgets what was committed; false where the group has members.
+    pub(super) fn forget(&mut self) -> bool {
+        if !self.members.is_empty() {
+            return false;
+        }
+        self.offsets.clear();
+        true
+    }
+
     pub(super) fn wait_for_decisions(&mut self, signal: &Arc<Signal>, waits: bool) {
         self.waiting.retain(|it| !Arc::ptr_eq(it, signal));
         if waits {

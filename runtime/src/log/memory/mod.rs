@@ -125,6 +125,13 @@ impl Memory {
         }
     }
 
+    /// Forgets what a group has committed, as a log does a while after its last member left. False where it has members.
+    pub fn forget(&self, group: &str) -> bool {
+        let mut state = self.shared.lock_ticked();
+        let group = state.groups.get_mut(group);
+        group.is_none_or(group::Group::forget)
+    }
+
     /// Lets the markers of transactions reach their partitions, and a group's offsets, so many
     /// milliseconds after the decision as `delay` says of each: until then readers of committed records
     /// stop before it, and committed offsets wait, as on a broker that is busy.

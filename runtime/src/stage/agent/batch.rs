@@ -8,10 +8,12 @@
 use super::super::Error;
 use super::super::committer::{Committer, Outcome};
 use super::super::life::Life;
+use super::super::positions::{self, Reader};
 use super::super::resume::position;
 use super::Setup;
 use super::driver::Active;
 use super::interim::{self, Told};
+use super::progress::Progress;
 use super::window::Part;
 use crate::backoff::Random;
 use crate::log::{self, Committed, GroupReader};
@@ -21,9 +23,10 @@ use headwater_engine::agent::{Completion, Trigger};
 use headwater_engine::audit;
 use headwater_engine::config::OnFailure;
 use headwater_engine::fault::{Fault, Reason, leave_out_value};
-use headwater_engine::journal::Change;
+use headwater_engine::journal::{Change, Reached};
+use headwater_engine::names::header;
 use headwater_engine::record::{NewRecord, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +36,9 @@ const RUNS: usize = 500;
 const BYTES: usize = 4 << 20;
 /// Offsets that no run moved are committed so often.
 const OFFSETS_EVERY: Duration = Duration::from_secs(1);
+
+/// In positions that are no committed offsets, which alone have to be told apart.
+const NO_TRANSACTION: u64 = 0;
 
 /// A run that ended, or a record that never became one.
 pub(super) struct Finished {
@@ -142,11 +148,37 @@ impl Batch {
         }
     }
 
+    /// The last audit record of each partition says how far its runs are with this transaction.
+    fn tell_positions(&mut self, topic: &Arc<str>, runs: &str) {
+        let mut told = BTreeSet::new();
+        for (record, owner) in self.records.iter_mut().zip(&self.owners).rev() {
+            let number = owner.partition();
+            if record.topic != runs {
+                continue;
+            }
+            record.headers.retain(|(name, _)| name != header::REACHED);
+            let Some(part) = self.parts.get(&number) else {
+                continue;
+            };
+            if told.insert(number) {
+                let of = TopicPartition::new(Arc::clone(topic), number);
+                record.headers.push(reached(&part.progress).header(&of));
+            }
+        }
+    }
+
     fn remove_records(&mut self, which: impl Fn(Owner) -> bool) {
         let owners = std::mem::take(&mut self.owners);
         let mut kept = owners.iter().map(|owner| !which(*owner));
         self.records.retain(|_| kept.next().unwrap_or(true));
         self.owners = owners.into_iter().filter(|owner| !which(*owner)).collect();
+    }
+}
+
+fn reached(progress: &Progress) -> Reached {
+    Reached {
+        next: progress.next,
+        progress: progress.metadata(NO_TRANSACTION),
     }
 }
 
@@ -237,13 +269,16 @@ impl Batches {
         idle
     }
 
-    /// As [`Committer::first_offsets`].
+    /// As [`Committer::first_offsets`]. The journal has `partitions`.
     pub(super) fn first_offsets(
         &mut self,
         group: &mut dyn GroupReader,
+        partitions: i32,
         offsets: &[(TopicPartition, Committed)],
     ) -> Result<Instant, Error> {
-        self.committer.first_offsets(group, offsets)
+        let journal = &self.setup.config.topics.journal;
+        let records = positions::records(Reader::Runs, journal, partitions, offsets);
+        self.committer.first_offsets(group, &records, offsets)
     }
 
     /// Commits whatever is finished.
@@ -288,18 +323,52 @@ impl Batches {
         actives: &mut BTreeMap<i32, &mut Active>,
         numbers: &[i32],
     ) -> Result<(), Error> {
-        let parts: BTreeMap<_, _> = actives
-            .iter()
-            .filter(|(number, _)| numbers.contains(number))
-            .filter_map(|(number, active)| Some((*number, active.window.leave()?)))
-            .collect();
-        if self.pending.is_some() || parts.is_empty() {
+        if self.pending.is_some() {
             return Ok(());
         }
-        self.number = self.number.wrapping_add(1);
-        self.pending = Some(Batch::new(self.number, parts, Vec::new()));
+        let (mut parts, mut steps) = (BTreeMap::new(), Vec::new());
+        for (number, active) in actives.iter() {
+            if !numbers.contains(number) {
+                continue;
+            }
+            let (part, is_said) = active.window.leave();
+            let of = self.partition(*number).to_string();
+            let reached = reached(&part.progress);
+            if is_said && active.journal.reached(&of) == Some(&reached) {
+                continue;
+            }
+            steps.extend(self.position(*number, reached));
+            parts.insert(*number, part);
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        self.pending = Some(self.batch(parts, steps));
         self.send(group, actives)?;
         Ok(())
+    }
+
+    fn partition(&self, number: i32) -> TopicPartition {
+        TopicPartition::new(Arc::clone(&self.topic), number)
+    }
+
+    /// How far a partition is, for the journal.
+    fn position(&self, number: i32, reached: Reached) -> Option<(i32, NewRecord, Pending)> {
+        let change = Change::reached(self.partition(number).to_string(), reached);
+        let record = change.record(&self.setup.config.topics.journal, number);
+        // A value of some bytes fits.
+        Some((number, record.ok()?, Pending::new(change, None)))
+    }
+
+    fn batch(
+        &mut self,
+        parts: BTreeMap<i32, Part<Finished>>,
+        steps: Vec<(i32, NewRecord, Pending)>,
+    ) -> Batch {
+        self.number = self.number.wrapping_add(1);
+        let mut batch = Batch::new(self.number, parts, steps);
+        batch.tell_positions(&self.topic, &self.setup.config.topics.runs);
+        batch
     }
 
     /// Makes the next batch. False where there is nothing for one.
@@ -333,8 +402,16 @@ impl Batches {
         if parts.is_empty() {
             return false;
         }
-        self.number = self.number.wrapping_add(1);
-        self.pending = Some(Batch::new(self.number, parts, steps));
+        for (number, part) in &parts {
+            // Runs are about to begin: from here on the audit says how far they are.
+            if actives
+                .get(number)
+                .is_some_and(|own| own.window.awaits_mark())
+            {
+                steps.extend(self.position(*number, reached(&part.progress)));
+            }
+        }
+        self.pending = Some(self.batch(parts, steps));
         true
     }
 
@@ -485,6 +562,7 @@ impl Batches {
                 batch.owners.remove(index);
             }
         }
+        batch.tell_positions(&self.topic, &self.setup.config.topics.runs);
     }
 
     pub(super) fn drop_partition(&mut self, number: i32) {

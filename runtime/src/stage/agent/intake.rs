@@ -61,6 +61,7 @@ fn task(context: &Context, setup: &Setup, partitions: i32) -> Task {
         topic: agent.topic().to_owned(),
         partitions,
         dead_topic: config.topics.dead.clone(),
+        journal: Some(config.topics.journal.clone()),
         begin: Begin::Once(config.trigger.start_from),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::super::first::{self, NOTHING};
 use super::super::life::Life;
+use super::super::positions;
 use super::super::reading::{persist, to_end};
 use super::super::resume::{self, Intent};
 use super::super::{Error, Stall};
@@ -19,7 +20,7 @@ use std::sync::Arc;
 pub(super) enum Found {
     /// The next offset of each partition that was asked for, or why it cannot go on.
     Offsets(Vec<(TopicPartition, Result<Place, Stall>)>),
-    /// A new agent: these are to be committed, then asked again.
+    /// A new agent, or one whose group was forgotten: these are to be committed, then asked again.
     New(Vec<(TopicPartition, Committed)>),
     /// A new agent, whose first offsets another replica fixes: ask again.
     NotYet,
@@ -52,12 +53,23 @@ pub(super) fn find(
     } else {
         setup.config.trigger.start_from
     };
-    let worked = || has_run(setup, life, log);
-    let committed = match first::find(log, life, group, all, assigned, start_from, worked)? {
+    let journal = &setup.config.topics.journal;
+    let worked =
+        || Ok(has_run(setup, life, log)? || positions::is_journaled(log, life, journal, &all)?);
+    let own = all.clone();
+    let committed = match first::find(log, life, group, own, assigned, start_from, worked)? {
         first::Found::Offsets(committed) => committed,
         first::Found::New(offsets) => return Ok(Found::New(offsets)),
         first::Found::NotYet => return Ok(Found::NotYet),
-        first::Found::Lost => return Err(Error::Stalled(lost(setup))),
+        first::Found::Lost => {
+            let told = (journal.as_str(), setup.config.topics.runs.as_str());
+            let is_clean =
+                |at: &Committed| Progress::read(at, &at.metadata).is_some_and(|at| at.clean);
+            let known = positions::of_runs(log, life, told, &all, is_clean)?;
+            return known
+                .map(Found::New)
+                .ok_or_else(|| Error::Stalled(lost(setup)));
+        }
     };
     let bounds = persist(life, "watermarks", || log.watermarks(assigned))?;
     let resource = setup.resource();

@@ -257,11 +257,11 @@ impl<W, F> Window<W, F> {
         !self.marked && self.entries.values().any(waits)
     }
 
-    /// For a commit that says that no run is under way any more. `None` where the offset says that already.
-    pub(super) fn leave(&self) -> Option<Part<F>> {
+    /// For a commit that says that no run is under way any more, and whether the offset says that already.
+    pub(super) fn leave(&self) -> (Part<F>, bool) {
         let mut part = self.idle();
         part.progress.clean = true;
-        self.marked.then_some(part)
+        (part, !self.marked)
     }
 
     /// Whether the offset may be committed further on though no run ended.

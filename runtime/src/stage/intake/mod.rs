@@ -55,6 +55,9 @@ pub(super) struct Task {
     pub(super) partitions: i32,
     /// For records that are refused.
     pub(super) dead_topic: String,
+    /// Where it is written how far the sources were taken in, with as many partitions as the input log; views have that in the marks
+    /// of their input logs.
+    pub(super) journal: Option<String>,
     pub(super) begin: Begin,
 }
 

@@ -1,6 +1,7 @@
 //! Where partitions of the sources begin, and what is forgotten when they go.
 
 use super::super::first::{self, ASK_AGAIN, Found, NOTHING};
+use super::super::positions::{self, Reader};
 use super::super::reading::{partitions, persist};
 use super::super::resume::Intent;
 use super::super::{Error, Stall};
@@ -33,7 +34,13 @@ impl Loop {
         let committed = match self.find(group, &assigned)? {
             Found::Offsets(offsets) => offsets,
             Found::New(offsets) => {
-                self.ask_at = self.committer.first_offsets(group, &offsets)?;
+                let records = match &self.task.journal {
+                    Some(journal) => {
+                        positions::records(Reader::Intake, journal, self.task.partitions, &offsets)
+                    }
+                    None => Vec::new(),
+                };
+                self.ask_at = self.committer.first_offsets(group, &records, &offsets)?;
                 self.unplaced.extend(assigned);
                 return Ok(());
             }
@@ -116,8 +123,16 @@ impl Loop {
         let all: Vec<TopicPartition> = (self.task.sources.iter().zip(counts))
             .flat_map(|(topic, count)| partitions_of(topic, count))
             .collect();
-        let worked = || self.is_written();
-        first::find(&*log, &self.life, group, all, assigned, start_from, worked)
+        let journaled = || match &self.task.journal {
+            Some(journal) => positions::of_intake(&*log, &self.life, journal, &all),
+            None => Ok(None),
+        };
+        let worked = || Ok(journaled()?.is_some() || self.is_written()?);
+        let own = all.clone();
+        match first::find(&*log, &self.life, group, own, assigned, start_from, worked)? {
+            Found::Lost => Ok(journaled()?.map_or(Found::Lost, Found::New)),
+            found => Ok(found),
+        }
     }
 
     /// Nothing is guessed where events were taken in before.

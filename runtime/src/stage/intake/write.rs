@@ -2,11 +2,12 @@
 
 use super::super::Error;
 use super::super::committer::Outcome;
+use super::super::positions::{self, Reader};
 use super::super::reading::persist;
 use super::super::resume::position;
 use super::joins::{Joins, Passed};
 use super::{Batch, HOLD, Loop};
-use crate::log::GroupReader;
+use crate::log::{Committed, GroupReader};
 use crate::observe::Happening;
 use headwater_engine::config::InvalidRecords;
 use headwater_engine::fault::leave_out_value;
@@ -111,13 +112,26 @@ impl Loop {
             next.get(of).is_some_and(|next| *offset < *next)
         };
         records.extend(self.dead.extract_if(.., went).map(|(_, _, letter)| letter));
-        let offsets = next
+        let offsets: Vec<_> = next
             .into_iter()
             .map(|(partition, offset)| {
                 let skip = self.owned.get(&partition).and_then(|owned| owned.skip);
                 (partition, position(offset, skip, String::new()))
             })
             .collect();
+        if let Some(journal) = &self.task.journal {
+            let moved = |(partition, at): &&(TopicPartition, Committed)| {
+                let owned = self.owned.get(partition);
+                owned.is_none_or(|owned| at.offset > owned.committed)
+            };
+            let moved: Vec<_> = offsets.iter().filter(moved).cloned().collect();
+            records.extend(positions::records(
+                Reader::Intake,
+                journal,
+                self.task.partitions,
+                &moved,
+            ));
+        }
         self.pending = Some(Batch { records, offsets });
         self.send(group)
     }

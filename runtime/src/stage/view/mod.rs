@@ -106,6 +106,7 @@ fn task(context: &Context, view: &View, entries: Vec<String>, partitions: i32) -
         topic: view.input.topic().to_owned(),
         partitions,
         dead_topic: view.dead_topic.clone(),
+        journal: None,
         begin: intake::Begin::Earliest,
     }
 }

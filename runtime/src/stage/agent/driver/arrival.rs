@@ -67,7 +67,10 @@ impl Driver {
                 }
             }
             Ok(start::Found::New(offsets)) => {
-                self.ask_at = self.batches.first_offsets(group, &offsets)?;
+                self.ask_at = {
+                    let count = self.partition_count;
+                    self.batches.first_offsets(group, count, &offsets)?
+                };
             }
             Ok(start::Found::NotYet) => self.ask_at = Instant::now() + ASK_AGAIN,
             Err(Error::Stalled(stall)) => {
@@ -108,7 +111,7 @@ impl Driver {
                 continue;
             };
             owned.state = match restored {
-                Ok(restored) => State::Waiting(restored),
+                Ok(restored) => State::Waiting(Box::new(restored)),
                 Err(Error::Stalled(stall)) => {
                     stall.tell(&self.life);
                     State::Stalled

@@ -96,7 +96,7 @@ enum State {
     /// Its offset, conversations or journal are being read.
     Arriving,
     /// Restored; begins once the views are.
-    Waiting(Restored),
+    Waiting(Box<Restored>),
     Active(Box<Active>),
     /// A problem in the status says why.
     Stalled,

@@ -117,7 +117,7 @@ fn where_nothing_was_under_way_that_is_taken_back_before_a_start() {
         ..from(3)
     });
     assert!(!window.awaits_mark());
-    assert_eq!(window.leave(), None);
+    assert!(window.leave().1);
     window.wait(3, key("a"), ());
     assert_eq!(start(&mut window, 9), [0_i64; 0]);
     assert!(window.awaits_mark());
@@ -128,14 +128,15 @@ fn where_nothing_was_under_way_that_is_taken_back_before_a_start() {
     assert_eq!(start(&mut window, 9), [3]);
 
     // Its run was ended where it was.
-    let left = window.leave().unwrap();
+    let (left, is_said) = window.leave();
+    assert!(!is_said);
     let clean = Progress {
         clean: true,
         ..from(3)
     };
     assert_eq!(left.progress, clean);
     window.committed(&left);
-    assert_eq!(window.leave(), None);
+    assert!(window.leave().1);
 }
 
 #[test]
