@@ -99,8 +99,11 @@ impl Run {
                 format!("{namespace}.{group}"),
                 format!("{namespace}.{topic}"),
             );
-            let found = committed(bootstrap, &full, &name, count);
-            (found != ends).then(|| format!("{group} has committed {found:?} of {ends:?}"))
+            match committed(bootstrap, &full, &name, count) {
+                Ok(found) if found == ends => None,
+                Ok(found) => Some(format!("{group} has committed {found:?} of {ends:?}")),
+                Err(error) => Some(error),
+            }
         })
     }
 }

@@ -207,11 +207,14 @@ impl ViewCheck {
             for (name, _) in &self.view.from {
                 let ends = &source_ends[*name];
                 let partitions = i32::try_from(ends.len()).unwrap();
-                let committed = committed(&self.bootstrap, &group, &source_topic(name), partitions);
-                if committed != *ends {
-                    return Some(format!(
-                        "{name} is taken in up to {committed:?} of {ends:?}"
-                    ));
+                match committed(&self.bootstrap, &group, &source_topic(name), partitions) {
+                    Ok(committed) if committed == *ends => {}
+                    Ok(committed) => {
+                        return Some(format!(
+                            "{name} is taken in up to {committed:?} of {ends:?}"
+                        ));
+                    }
+                    Err(error) => return Some(error),
                 }
             }
         }

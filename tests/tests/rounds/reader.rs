@@ -120,7 +120,17 @@ fn ends(of: &BaseConsumer, topic: &str, partitions: usize) -> KafkaResult<Vec<i6
 }
 
 /// Committed offsets of a group, by partition; 0 where there is none.
-pub fn committed(bootstrap: &str, group: &str, topic: &str, partitions: i32) -> Vec<i64> {
+///
+/// # Errors
+/// Why they cannot be read now: a coordinator that is not up yet, or a transaction that is not decided. Whoever waits
+/// for the group to settle asks again.
+pub fn committed(
+    bootstrap: &str,
+    group: &str,
+    topic: &str,
+    partitions: i32,
+) -> Result<Vec<i64>, String> {
+    // Of its own, as for the ends.
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", group)
@@ -130,16 +140,12 @@ pub fn committed(bootstrap: &str, group: &str, topic: &str, partitions: i32) -> 
     for partition in 0..partitions {
         list.add_partition(topic, partition);
     }
-    let deadline = Instant::now() + READ;
-    let found = loop {
-        match consumer.committed_offsets(list.clone(), ASK) {
-            Ok(found) => break found,
-            Err(error) => assert!(Instant::now() < deadline, "{group}: {error}"),
-        }
-    };
+    let found = consumer
+        .committed_offsets(list, ASK)
+        .map_err(|error| format!("the offsets of {group} cannot be read: {error}"))?;
     let offsets = found.elements();
-    offsets
+    Ok(offsets
         .iter()
         .map(|it| it.offset().to_raw().unwrap_or(0).max(0))
-        .collect()
+        .collect())
 }

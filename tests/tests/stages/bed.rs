@@ -125,9 +125,10 @@ impl Bed {
         if let Some(memory) = &self.memory {
             return memory.forget(group);
         }
-        let groups = [group];
-        let answer = admin().delete_groups(&groups, &AdminOptions::new());
-        match &answer.await.unwrap()[0] {
+        // It has to live until it is answered.
+        let admin = admin();
+        let answer = admin.delete_groups(&[group], &AdminOptions::new()).await;
+        match &answer.unwrap()[0] {
             Ok(_) | Err((_, Code::GroupIdNotFound)) => true,
             Err((_, Code::NonEmptyGroup)) => false,
             Err(error) => panic!("{error:?}"),
@@ -152,8 +153,9 @@ impl Bed {
             list.add_partition_offset(&partition.topic, partition.partition, end)
                 .unwrap();
         }
-        let answer = admin().delete_records(&list, &AdminOptions::new());
-        answer.await.unwrap();
+        let admin = admin();
+        let answer = admin.delete_records(&list, &AdminOptions::new()).await;
+        answer.unwrap();
     }
 
     pub fn spec(&self, name: &str, partitions: i32) -> TopicSpec {

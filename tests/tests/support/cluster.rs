@@ -105,7 +105,8 @@ impl Cluster {
             let list: Value = serde_json::from_slice(&output.stdout).unwrap();
             for object in list["items"].as_array().unwrap() {
                 let metadata = &object["metadata"];
-                self.kubectl(&[
+                let mut patch = self.node.kubectl();
+                patch.args([
                     "patch",
                     &plural,
                     metadata["name"].as_str().unwrap(),
@@ -115,8 +116,19 @@ impl Cluster {
                     "-p",
                     r#"{"metadata":{"finalizers":null}}"#,
                 ]);
+                let output = patch.output().unwrap();
+                let complaint = String::from_utf8_lossy(&output.stderr);
+                // Its namespace may be on its way out, and take it along.
+                let gone = complaint.contains("(NotFound)");
+                assert!(output.status.success() || gone, "{patch:?}: {complaint}");
             }
-            self.kubectl(&["delete", "crd", &plural, "--timeout=60s"]);
+            self.kubectl(&[
+                "delete",
+                "crd",
+                &plural,
+                "--ignore-not-found",
+                "--timeout=60s",
+            ]);
         }
     }
 
