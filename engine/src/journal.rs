@@ -76,23 +76,36 @@ pub struct Reached {
     /// What is finished beyond, as the metadata of the committed offset says it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
+    /// Tells this record of the journal from every other of the partition. An audit record has that of the last one that
+    /// was in the journal by then, 0 for none: so the later of the two is known, whatever clocks say.
+    #[serde(default)]
+    pub mark: u64,
 }
 
 impl Reached {
-    /// As a header of an audit record: the position in `of`, a space, and what is finished beyond.
+    /// Whether both say that as much was read.
+    pub fn is_same_position(&self, other: &Self) -> bool {
+        self.next == other.next && self.progress == other.progress
+    }
+
+    /// As a header of an audit record: the position in `of`, the mark in hexadecimal, and what is finished beyond, with
+    /// spaces between.
     pub fn header(&self, of: &TopicPartition) -> (String, Option<Vec<u8>>) {
-        let text = format!("{of}-{} {}", self.next, self.progress);
+        let text = format!("{of}-{} {:x} {}", self.next, self.mark, self.progress);
         (header::REACHED.to_owned(), Some(text.into_bytes()))
     }
 
     /// What an audit record's header says of this partition; `None` where it has none, or speaks of another.
     pub fn of_audit(record: &Record<'_>, of: &TopicPartition) -> Option<Self> {
         let text = std::str::from_utf8(record.header(header::REACHED)?).ok()?;
-        let (position, progress) = text.split_once(' ')?;
+        let (position, rest) = text.split_once(' ')?;
+        let (mark, progress) = rest.split_once(' ')?;
         let at: Position = position.parse().ok()?;
+        let mark = u64::from_str_radix(mark, 16).ok()?;
         (at.topic == of.topic && at.partition == of.partition).then(|| Self {
             next: at.offset,
             progress: progress.to_owned(),
+            mark,
         })
     }
 

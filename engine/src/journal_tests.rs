@@ -56,6 +56,7 @@ fn how_far_a_partition_was_read_is_found_again() {
     let reached = Reached {
         next: 42,
         progress: "1:AAEB".to_owned(),
+        mark: u64::MAX,
     };
     let records = written(&[Change::reached(of.to_string(), reached.clone())]);
     assert_eq!(
@@ -73,6 +74,7 @@ fn how_far_a_partition_was_read_is_found_again() {
         let reached = Reached {
             next: 7,
             progress: progress.to_owned(),
+            mark: 0xfade,
         };
         let audit = NewRecord {
             headers: vec![reached.header(&of)],

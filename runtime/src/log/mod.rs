@@ -227,6 +227,14 @@ pub trait Writer: Send {
     fn write(&mut self, records: &[NewRecord]) -> Result<Vec<(TopicPartition, i64)>>;
 }
 
+/// What the holder of a transactional id reads and writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// One topic of its group.
+    pub reads: String,
+    pub writes: Vec<String>,
+}
+
 pub trait Transactional: Send {
     /// One whole transaction: begin, send all, send offsets, commit. After an error nothing of it is
     /// visible, unless the error is [`Error::Undecided`].
@@ -239,4 +247,15 @@ pub trait Transactional: Send {
         records: &[NewRecord],
         offsets: Option<(&GroupMetadata, &[(TopicPartition, Committed)])>,
     ) -> Result<()>;
+
+    /// Takes back what a former transaction of this id left open in its scope though it counts as ended. A Kafka broker
+    /// that comes back from a crash, and has the only replica of a partition, may drop the markers of such a one
+    /// ("likely deleted already and hence can be skipped" in its log): then readers of committed records stop there for good,
+    /// and nobody learns the group's offsets any more. A transaction of the same id that is aborted ends it.
+    ///
+    /// For a writer that has just been opened, before the group's offsets are asked for. `group`: of a member.
+    ///
+    /// # Errors
+    /// As [`Transactional::transact`].
+    fn sweep(&mut self, group: &GroupMetadata, scope: &Scope) -> Result<()>;
 }

@@ -2,7 +2,7 @@
 //!
 //! A batch stays what it is until its fate is known: after an abort it is sent again as it stands, and
 //! where it is not known whether it was committed, a new writer under the same id ends the old
-//! transaction and the group's offsets tell. So no batch is applied twice, and none is lost.
+//! transaction, and what a broker has left of it, and the group's offsets tell. So no batch is applied twice, and none is lost.
 //!
 //! A fenced writer is no proof that another process took over: Kafka fences one whose transaction was open
 //! for too long as well (this process stood still, or the broker did). The group's membership decides: who
@@ -12,7 +12,7 @@
 use super::Error;
 use super::life::Life;
 use crate::backoff::{Backoff, Random};
-use crate::log::{self, Committed, GroupReader, Log, Transactional};
+use crate::log::{self, Committed, GroupReader, Log, Scope, Transactional};
 use crate::metrics::{self, Metrics};
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::sync::Arc;
@@ -30,7 +30,10 @@ pub(super) struct Committer {
     log: Arc<dyn Log>,
     life: Arc<Life>,
     id: String,
+    scope: Scope,
     writer: Option<Box<dyn Transactional>>,
+    /// Nothing is left of its id's former transactions.
+    is_swept: bool,
     /// The batch at hand may have been committed.
     in_doubt: bool,
     failures: u32,
@@ -57,6 +60,7 @@ impl Committer {
         log: Arc<dyn Log>,
         life: Arc<Life>,
         id: String,
+        scope: Scope,
         metrics: Arc<Metrics>,
         label: metrics::Stage,
     ) -> Self {
@@ -64,7 +68,9 @@ impl Committer {
             log,
             life,
             id,
+            scope,
             writer: None,
+            is_swept: false,
             in_doubt: false,
             failures: 0,
             retry_at: None,
@@ -121,9 +127,7 @@ impl Committer {
         records: &[NewRecord],
         offsets: &[(TopicPartition, Committed)],
     ) -> log::Result<()> {
-        if self.writer.is_none() {
-            self.writer = Some(self.log.transactional(&self.id)?);
-        }
+        self.open_swept(group)?;
         if self.in_doubt && is_committed(group, offsets)? {
             return Ok(());
         }
@@ -183,7 +187,7 @@ impl Committer {
     }
 
     /// The batch at hand is given up, its partitions being another's now. Where it may have been committed, or
-    /// could not be aborted, the next [`Committer::open`] ends its transaction.
+    /// could not be aborted, the next [`Committer::sweep`] ends its transaction.
     pub(super) fn forget(&mut self) {
         if self.failures > 0 {
             self.writer = None;
@@ -195,16 +199,44 @@ impl Committer {
         self.life.board.solved("KafkaUnavailable", &self.id);
     }
 
-    /// Opens the writer now, so that what a predecessor left open is ended before anything is read; also what
-    /// this one left, where an abort did not get through: else its offsets could not be read until it times out.
+    /// Opens the writer now, so that what a predecessor left open is ended.
     pub(super) fn open(&mut self) -> log::Result<()> {
+        if self.writer.is_none() {
+            self.writer = Some(self.log.transactional(&self.id)?);
+            self.is_swept = false;
+        }
+        Ok(())
+    }
+
+    /// The same, before anything is read: of what this one left as well, where an abort did not get through, else its
+    /// offsets could not be read until it times out; and of what a broker left that lost its markers.
+    pub(super) fn sweep(&mut self, group: &dyn GroupReader) -> log::Result<()> {
         if self.failures > 0 {
             self.writer = None;
         }
-        if self.writer.is_none() {
-            self.writer = Some(self.log.transactional(&self.id)?);
+        self.open_swept(group)
+    }
+
+    fn open_swept(&mut self, group: &dyn GroupReader) -> log::Result<()> {
+        self.open()?;
+        let Some(writer) = self.writer.as_mut().filter(|_| !self.is_swept) else {
+            return Ok(());
+        };
+        let swept = writer.sweep(&group.metadata()?, &self.scope);
+        if swept.is_err() {
+            self.writer = None;
         }
-        Ok(())
+        self.is_swept = swept.is_ok();
+        swept.map_err(|error| match error {
+            // There is nothing to be sent again but this.
+            log::Error::Abort { reason }
+            | log::Error::Fenced { reason }
+            | log::Error::Undecided { reason } => log::Error::Unavailable {
+                what: format!("end what '{}' left open", self.id),
+                reason,
+            },
+            other => other,
+        })
     }
 }
 

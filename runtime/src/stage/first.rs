@@ -2,7 +2,7 @@
 //!
 //! First offsets are fixed once, for all partitions together, by the owner of the first one, and committed before
 //! anything is done: a restart does not move them, and a partition added later is read from its beginning. Where the
-//! group has worked before and has no offsets any more, nothing is guessed.
+//! group has worked before and has no offsets any more, [`super::positions`] may know them; nothing is guessed.
 
 use super::life::Life;
 use super::reading::persist;
@@ -66,6 +66,12 @@ pub(super) fn find(
         (partition, committed)
     });
     Ok(Found::New(first.collect()))
+}
+
+/// Of these, the partitions that the group has no offset of.
+pub(super) fn missing(committed: &Offsets, assigned: &[TopicPartition]) -> Vec<TopicPartition> {
+    let lacks = |of: &&TopicPartition| committed.get(*of).is_none_or(Option::is_none);
+    assigned.iter().filter(lacks).cloned().collect()
 }
 
 /// Of the group of an agent that `view` triggers, by the changes in `topic`; `worked` is where it is seen that the agent has

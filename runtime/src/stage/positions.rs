@@ -3,11 +3,14 @@
 //! The journal has it, which is compacted: of runs as a partition is placed first, as it is left with no run under way, and as the
 //! first run after that is about to begin; of an intake with each transaction. What runs ended since stands in the
 //! audit, whose records say how far their partition is. The audit may be gone by then: so a position of the journal alone counts
-//! where no run can have begun after it. All of this is written in the transactions that commit the offsets.
+//! where no run can have begun after it. Which of the two is the later, the mark of the journal's record tells, which the audit
+//! repeats. All of this is written in the transactions that commit the offsets, and a position at least once a minute.
 
 use super::Error;
+use super::first::NOTHING;
 use super::life::Life;
 use super::reading::{between, persist, to_end};
+use crate::backoff::Random;
 use crate::log::{Committed, Log};
 use headwater_engine::journal::{Change, Reached};
 use headwater_engine::record::{NewRecord, TopicPartition};
@@ -40,10 +43,13 @@ pub(super) fn records(
     partitions: i32,
     offsets: &[(TopicPartition, Committed)],
 ) -> Vec<NewRecord> {
+    // Never the mark of none.
+    let mark = Random::unseeded().next() | 1;
     let record = |(of, committed): &(TopicPartition, Committed)| {
         let reached = Reached {
             next: committed.offset,
             progress: committed.metadata.clone(),
+            mark,
         };
         let place = of.partition % partitions.max(1);
         // A value of some bytes fits.
@@ -54,18 +60,10 @@ pub(super) fn records(
     offsets.iter().filter_map(record).collect()
 }
 
-/// A position, and when the log took it.
-pub(super) struct Written {
-    pub(super) reached: Reached,
-    timestamp: i64,
-}
-
-impl Written {
-    fn committed(self) -> Committed {
-        Committed {
-            offset: self.reached.next,
-            metadata: self.reached.progress,
-        }
+fn committed(reached: Reached) -> Committed {
+    Committed {
+        offset: reached.next,
+        metadata: reached.progress,
     }
 }
 
@@ -74,17 +72,14 @@ pub(super) fn journaled(
     log: &dyn Log,
     life: &Life,
     journal: &str,
-) -> Result<HashMap<String, Written>, Error> {
+) -> Result<HashMap<String, Reached>, Error> {
     let mut found = HashMap::new();
     let counts = super::reading::partitions(log, life, &[journal.to_owned()])?;
     let all: Vec<TopicPartition> = (0..counts.first().copied().unwrap_or(0))
         .map(|partition| TopicPartition::new(journal, partition))
         .collect();
     to_end(log, life, &all, &mut |_| {}, &mut |record| {
-        if let Some((of, reached)) = Reached::of_journal(record) {
-            let timestamp = record.timestamp;
-            found.insert(of, Written { reached, timestamp });
-        }
+        found.extend(Reached::of_journal(record));
     })?;
     Ok(found)
 }
@@ -102,45 +97,73 @@ pub(super) fn is_journaled(
         .any(|of| journaled.contains_key(&Reader::Runs.name(of))))
 }
 
-/// Where the runs of all these partitions go on, by the journal and the audit (`runs`) of theirs; `None` where that cannot be said of
-/// one of them, or nothing is said of any. `is_clean`: whether no run can have begun since such a position was written.
+/// What is known of where a partition was read to.
+pub(super) enum Last {
+    Said(Committed),
+    /// It never was: it was added since.
+    Never,
+    /// It was said, and is gone.
+    Lost,
+}
+
+/// Where the runs of these partitions go on, by the journal and the audit (`runs`) of theirs. `is_clean`: whether no run can
+/// have begun since such a position was written.
 pub(super) fn of_runs(
     log: &dyn Log,
     life: &Life,
     (journal, runs): (&str, &str),
-    all: &[TopicPartition],
+    partitions: &[TopicPartition],
     is_clean: impl Fn(&Committed) -> bool,
-) -> Result<Option<Vec<(TopicPartition, Committed)>>, Error> {
+) -> Result<Vec<(TopicPartition, Last)>, Error> {
     let mut journaled = journaled(log, life, journal)?;
     let mut found = Vec::new();
-    let mut known = false;
-    for of in all {
+    for of in partitions {
         let kept = journaled.remove(&Reader::Runs.name(of));
-        let position = match kept.map(|kept| (kept.timestamp, kept.committed())) {
-            Some((_, clean)) if is_clean(&clean) => Last::Said(clean),
-            kept => last(log, life, runs, of, kept)?,
-        };
-        let position = match position {
-            Last::Said(position) => {
-                known = true;
-                position
-            }
-            // Added since.
-            Last::Never => first(log, life, of)?,
-            Last::Lost => return Ok(None),
+        let clean = kept.clone().map(committed).filter(&is_clean);
+        let position = match clean {
+            Some(clean) => Last::Said(clean),
+            None => last(log, life, runs, of, kept)?,
         };
         found.push((of.clone(), position));
     }
-    Ok(known.then_some(found))
+    Ok(found)
 }
 
-/// What is known of where runs were last.
-enum Last {
-    Said(Committed),
-    /// None was ever begun.
-    Never,
-    /// It was said, and is gone.
-    Lost,
+/// Where an intake goes on in these partitions, by the journal.
+pub(super) fn of_intake(
+    log: &dyn Log,
+    life: &Life,
+    journal: &str,
+    partitions: &[TopicPartition],
+) -> Result<Vec<(TopicPartition, Last)>, Error> {
+    let mut journaled = journaled(log, life, journal)?;
+    let position = |of: &TopicPartition| {
+        let kept = journaled.remove(&Reader::Intake.name(of));
+        let last = kept.map_or(Last::Never, |kept| Last::Said(committed(kept)));
+        (of.clone(), last)
+    };
+    Ok(partitions.iter().map(position).collect())
+}
+
+/// What a group that has no offsets at all goes on with; `None` where that is lost for one partition, or nothing is known of any.
+pub(super) fn of_group(
+    log: &dyn Log,
+    life: &Life,
+    known: Vec<(TopicPartition, Last)>,
+) -> Result<Option<Vec<(TopicPartition, Committed)>>, Error> {
+    if !known.iter().any(|(_, last)| matches!(last, Last::Said(_))) {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    for (of, last) in known {
+        let position = match last {
+            Last::Said(position) => position,
+            Last::Never => first(log, life, &of)?,
+            Last::Lost => return Ok(None),
+        };
+        found.push((of, position));
+    }
+    Ok(Some(found))
 }
 
 /// The last position that the audit says, or the one kept in the journal, whichever is the later.
@@ -149,32 +172,32 @@ fn last(
     life: &Life,
     runs: &str,
     of: &TopicPartition,
-    kept: Option<(i64, Committed)>,
+    kept: Option<Reached>,
 ) -> Result<Last, Error> {
+    let counts = super::reading::partitions(log, life, &[runs.to_owned()])?;
+    if counts.iter().all(|count| of.partition >= *count) {
+        // Added to the trigger's topic only now.
+        return Ok(kept.map_or(Last::Never, |kept| Last::Said(committed(kept))));
+    }
     let at = TopicPartition::new(Arc::<str>::from(runs), of.partition);
     let bounds = persist(life, "watermarks", || {
         log.watermarks(std::slice::from_ref(&at))
     })?;
-    let Some(bounds) = bounds.get(&at).copied() else {
-        return Ok(Last::Lost);
-    };
+    let bounds = bounds.get(&at).copied().unwrap_or(NOTHING);
     let (mut end, mut step) = (bounds.high, STEP);
-    let mut told: Option<Written> = None;
+    let mut told = None;
     while told.is_none() && end > bounds.low {
         let begin = bounds.low.max(end - step);
         between(log, life, &at, begin..end, &mut |record| {
-            if let Some(reached) = Reached::of_audit(record, of) {
-                let timestamp = record.timestamp;
-                told = Some(Written { reached, timestamp });
-            }
+            told = Reached::of_audit(record, of).or(told.take());
         })?;
         (end, step) = (begin, step * 2);
     }
     Ok(match (told, kept) {
-        (Some(told), Some((at, kept))) if told.timestamp < at => Last::Said(kept),
-        (Some(told), _) => Last::Said(told.committed()),
+        (Some(told), Some(kept)) if told.mark != kept.mark => Last::Said(committed(kept)),
+        (Some(told), _) => Last::Said(committed(told)),
         // What ended since then would be there, had nothing been taken away.
-        (None, Some((_, kept))) if bounds.low == 0 => Last::Said(kept),
+        (None, Some(kept)) if bounds.low == 0 => Last::Said(committed(kept)),
         (None, None) if bounds.high == 0 => Last::Never,
         (None, _) => Last::Lost,
     })
@@ -188,28 +211,4 @@ fn first(log: &dyn Log, life: &Life, of: &TopicPartition) -> Result<Committed, E
         offset: bounds.get(of).map_or(0, |bounds| bounds.low),
         metadata: String::new(),
     })
-}
-
-/// Where an intake goes on in all these partitions, by the journal; `None` where it says nothing of any.
-pub(super) fn of_intake(
-    log: &dyn Log,
-    life: &Life,
-    journal: &str,
-    all: &[TopicPartition],
-) -> Result<Option<Vec<(TopicPartition, Committed)>>, Error> {
-    let mut journaled = journaled(log, life, journal)?;
-    let mut found = Vec::new();
-    let mut known = false;
-    for of in all {
-        let committed = match journaled.remove(&Reader::Intake.name(of)) {
-            Some(written) => {
-                known = true;
-                written.committed()
-            }
-            // Added since the first position was written.
-            None => first(log, life, of)?,
-        };
-        found.push((of.clone(), committed));
-    }
-    Ok(known.then_some(found))
 }

@@ -56,6 +56,7 @@ conformance! {
         a_refused_record_takes_its_transaction_along
         offsets_come_with_the_transaction
         pending_offsets_are_waited_for
+        a_sweep_leaves_what_was_decided
         metadata_is_bounded
         an_empty_transaction;
     groups:

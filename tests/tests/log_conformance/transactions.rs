@@ -5,7 +5,7 @@ use crate::bed::{
 };
 use crate::members::Member;
 use headwater_engine::record::NewRecord;
-use headwater_runtime::log::{Error, Isolation, Start};
+use headwater_runtime::log::{Error, Isolation, Scope, Start};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -206,6 +206,47 @@ pub fn pending_offsets_are_waited_for(bed: &Bed) {
             let expected = (end == End::Commit).then(|| committed(5, "pending"));
             assert_eq!(answer, Some((expected, true)));
         });
+    }
+}
+
+pub fn a_sweep_leaves_what_was_decided(bed: &Bed) {
+    let topic = bed.topic("t", 2);
+    let partitions = [at(&topic, 0), at(&topic, 1)];
+    let mut member = Member::join(bed, "m0", &[&topic]);
+    member.until_assigned(&topic, &[0, 1]);
+    let scope = Scope {
+        reads: topic.clone(),
+        // As of outputs that share a topic.
+        writes: vec![topic.clone(), bed.name("missing"), topic.clone()],
+    };
+    let id = bed.name("tx");
+    let mut reader = bed.reader(Isolation::ReadCommitted, &topic, Start::Earliest);
+    let mut end = 0;
+    for round in 1..=3 {
+        let mut writer = bed.log.transactional(&id).unwrap();
+        let metadata = member.reader.metadata().unwrap();
+        writer.sweep(&metadata, &scope).unwrap();
+        let offsets = [(partitions[0].clone(), committed(round, ""))];
+        let text = round.to_string();
+        writer
+            .transact(&records(&topic, &[&text]), Some((&metadata, &offsets)))
+            .unwrap();
+        // While a transaction of somebody else is open.
+        bed.foreign(
+            &bed.name("other"),
+            &records(&topic, &["other"]),
+            None,
+            End::Commit,
+            || writer.sweep(&metadata, &scope).unwrap(),
+        );
+        let after = member.reader.committed(&partitions).unwrap();
+        assert_eq!(after[&partitions[0]], Some(committed(round, "")));
+        assert_eq!(after[&partitions[1]], None);
+        let new_end = bed.log.ends(&partitions[..1]).unwrap()[0];
+        let read = read_to(&mut *reader, &topic, new_end);
+        assert_eq!(values(&read), [&*text, "other"]);
+        assert!(new_end > end);
+        end = new_end;
     }
 }
 

@@ -9,7 +9,7 @@ use headwater_runtime::backoff::Random;
 use headwater_runtime::log::memory::{Memory, Producer};
 use headwater_runtime::log::{
     Committed, Error, GroupEvent, GroupMetadata, GroupOptions, GroupReader, Isolation, Log, Reader,
-    Result, Start, TopicInfo, TopicSpec, Transactional, Waker, Watermarks, Writer,
+    Result, Scope, Start, TopicInfo, TopicSpec, Transactional, Waker, Watermarks, Writer,
 };
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -425,5 +425,10 @@ impl Transactional for ChaosTransactions {
                 dice.step()
             }
         }
+    }
+
+    fn sweep(&mut self, group: &GroupMetadata, scope: &Scope) -> Result<()> {
+        self.dice.step()?;
+        self.inner.sweep(group, scope)
     }
 }

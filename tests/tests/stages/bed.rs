@@ -121,6 +121,24 @@ impl Bed {
         }
     }
 
+    /// Forgets what a group has committed of one partition, as it is when somebody deletes that offset.
+    pub async fn forget_partition(&self, group: &str, partition: &TopicPartition) {
+        let all: Vec<_> = (0..PARTITIONS)
+            .map(|it| TopicPartition {
+                partition: it,
+                ..partition.clone()
+            })
+            .collect();
+        let before = self.offsets.committed(group, &all).unwrap();
+        self.forget(group).await;
+        let kept: Vec<_> = before
+            .into_iter()
+            .filter(|(of, _)| of != partition)
+            .filter_map(|(of, committed)| Some((of, committed?)))
+            .collect();
+        self.offsets.commit(group, &kept).unwrap();
+    }
+
     async fn has_forgotten(&self, group: &str) -> bool {
         if let Some(memory) = &self.memory {
             return memory.forget(group);

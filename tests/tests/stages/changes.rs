@@ -30,6 +30,8 @@ fn stages(bed: &Bed, view: &str, trigger: &Value, says: &str) -> [Value; 2] {
     own["prompt"] = json!(null);
     own["model"] = json!(null);
     own["outputs"][0]["value"] = json!(says);
+    // One may be under way at each crash, and is not what ends its process.
+    own["delivery"]["maxAttempts"] = json!(9);
     let mut stages = [bed.view(view), agent];
     for stage in &mut stages {
         stage["views"][view]["changesTopic"] = json!(bed.topic(&changes));

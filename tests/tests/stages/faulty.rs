@@ -4,7 +4,7 @@ use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::backoff::Random;
 use headwater_runtime::log::{
     Committed, Error, GroupMetadata, GroupOptions, GroupReader, Isolation, Log, Reader, Result,
-    TopicInfo, TopicSpec, Transactional, Watermarks, Writer,
+    Scope, TopicInfo, TopicSpec, Transactional, Watermarks, Writer,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -104,6 +104,10 @@ impl Transactional for Transactions {
             }
             _ => self.inner.transact(records, offsets),
         }
+    }
+
+    fn sweep(&mut self, group: &GroupMetadata, scope: &Scope) -> Result<()> {
+        self.inner.sweep(group, scope)
     }
 }
 

@@ -53,6 +53,14 @@ pub(super) fn is_fenced(code: Code) -> bool {
     )
 }
 
+/// What a group says to offsets of one that is no member of it any more.
+pub(super) fn is_of_the_group(code: Code) -> bool {
+    matches!(
+        code,
+        Code::UnknownMemberId | Code::IllegalGeneration | Code::FencedInstanceId
+    )
+}
+
 /// Lack of a right, of a login, or of a broker that can.
 pub(super) fn needs_a_person(code: Code) -> bool {
     matches!(

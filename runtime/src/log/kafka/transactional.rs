@@ -2,17 +2,22 @@
 //!
 //! A commit that was tried is repeated, never aborted. If it took long, its request may still be under way
 //! somewhere when the next transaction begins, and would tear that one (KAFKA-17754; librdkafka has no
-//! part 2 of KIP-890): so a new producer with the same id, and thus a new epoch, comes first.
+//! part 2 of KIP-890): so a new producer with the same id, and thus a new epoch, comes first. And whether the
+//! broker did what it said is looked at then: see [`Transactional::sweep`].
 
-use super::errors::{by_code, client, is_fenced, needs_a_person};
+use super::errors::{admin, by_code, client, is_fenced, is_of_the_group, needs_a_person};
 use super::sender::{KnownTopics, Numbers, Sending};
 use super::{Shared, TopicPartition};
-use crate::log::{Committed, Error, GroupMetadata, GroupMetadataInner, Result, Transactional};
+use crate::log::{
+    Committed, Error, GroupMetadata, GroupMetadataInner, Result, Scope, Transactional,
+};
 use headwater_engine::record::NewRecord;
+use headwater_kafka::offsets::End;
 use headwater_kafka::producer::Producer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,9 +32,16 @@ const COMMIT_TRY: Duration = Duration::from_secs(1);
 const COMMIT_LONG: Duration = Duration::from_secs(2);
 const ABORT: Duration = Duration::from_secs(10);
 const ABORT_TRY: Duration = Duration::from_millis(200);
+/// How long the markers of a commit that took long may be on their way.
+const MARKERS: Duration = Duration::from_secs(5);
+const MARKERS_ASK: Duration = Duration::from_millis(100);
+/// The key of a record that is never committed; a compacted topic takes none without.
+const SWEPT: &[u8] = b"headwater-sweep";
 
 /// Offsets to be committed with the records.
 type Offsets<'a> = (&'a GroupMetadata, &'a [(TopicPartition, Committed)]);
+/// The last offset of each topic and partition.
+type Written<'a> = BTreeMap<(&'a str, i32), i64>;
 
 pub(super) struct KafkaTransactional {
     shared: Arc<Shared>,
@@ -81,7 +93,12 @@ impl KafkaTransactional {
             .map_err(|error| self.broken("begin a transaction", &error))
     }
 
-    fn fill(&mut self, records: &[NewRecord], offsets: Option<Offsets<'_>>) -> Result<()> {
+    /// Gives the last offset that was written in each partition.
+    fn fill<'a>(
+        &mut self,
+        records: &'a [NewRecord],
+        offsets: Option<Offsets<'_>>,
+    ) -> Result<Written<'a>> {
         let deadline = Instant::now() + TRANSACTION;
         let sending = Sending::start(&self.producer, &mut self.numbers, records, deadline)
             .map_err(|error| self.unsent(error))?;
@@ -89,8 +106,104 @@ impl KafkaTransactional {
         if let Some((metadata, offsets)) = offsets {
             self.send_offsets(metadata, offsets)?;
         }
-        let sent = sending.finish(deadline).map(drop);
-        sent.map_err(|error| self.unsent(error))
+        let places = sending
+            .finish(deadline)
+            .map_err(|error| self.unsent(error))?;
+        let mut written = Written::new();
+        for (record, (partition, offset)) in records.iter().zip(places) {
+            let last = written
+                .entry((record.topic.as_str(), partition))
+                .or_insert(offset);
+            *last = (*last).max(offset);
+        }
+        Ok(written)
+    }
+
+    /// Whether readers of committed records get as far as what was written, once its markers had their time.
+    fn is_readable(&self, written: &Written<'_>) -> Result<bool> {
+        let partitions: Vec<TopicPartition> = written
+            .keys()
+            .map(|(topic, partition)| TopicPartition::new(*topic, *partition))
+            .collect();
+        let deadline = Instant::now() + MARKERS;
+        loop {
+            let ends = self.shared.stable_ends(&partitions)?;
+            if ends
+                .iter()
+                .zip(written.values())
+                .all(|(end, last)| end > last)
+            {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(MARKERS_ASK);
+        }
+    }
+
+    /// Partitions of these topics that have records which are not decided, or have no marker yet.
+    fn undecided(&self, topics: &[String]) -> Result<Vec<TopicPartition>> {
+        // Kafka refuses a request that names a topic twice.
+        let names: BTreeSet<&str> = topics.iter().map(String::as_str).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let mut all = Vec::new();
+        for (name, found) in names
+            .iter()
+            .zip(self.shared.admin.describe(&names).map_err(admin)?)
+        {
+            let count = found.map_err(admin)?.map_or(0, |topic| topic.partitions);
+            all.extend((0..count).map(|partition| TopicPartition::new(*name, partition)));
+        }
+        let stable = self.shared.stable_ends(&all)?;
+        let ends = self.shared.ends(&all, End::High)?;
+        let ends = stable.into_iter().zip(ends);
+        let undecided = all.into_iter().zip(ends);
+        Ok(undecided
+            .filter(|(_, (stable, end))| stable < end)
+            .map(|(partition, _)| partition)
+            .collect())
+    }
+
+    /// Begins a transaction in these partitions and the group's offsets, and gives it up.
+    fn touch(
+        &mut self,
+        group: &GroupMetadata,
+        scope: &Scope,
+        partitions: &[TopicPartition],
+    ) -> Result<()> {
+        self.prepare()?;
+        let record = |at: &TopicPartition| NewRecord {
+            topic: at.topic.to_string(),
+            partition: Some(at.partition),
+            key: Some(SWEPT.to_vec()),
+            ..NewRecord::default()
+        };
+        let records: Vec<NewRecord> = partitions.iter().map(record).collect();
+        let any = Committed {
+            offset: 0,
+            metadata: String::new(),
+        };
+        let offsets = [(TopicPartition::new(scope.reads.as_str(), 0), any)];
+        let touched = match self.fill(&records, None) {
+            Ok(_) => match self.add_offsets(group, &offsets) {
+                Ok(()) => Ok(()),
+                // Where the group refuses them, its partition of offsets is part of the transaction by then.
+                Err((_, code)) if is_of_the_group(code) => Ok(()),
+                Err((error, _)) => Err(error),
+            },
+            Err(Error::Refused { topic, reason, .. }) => Err(Error::Abort {
+                reason: format!("topic '{topic}': {reason}"),
+            }),
+            Err(error) => Err(error),
+        };
+        match &touched {
+            Err(Error::Fenced { .. }) if self.producer.base().client().fatal_error().is_some() => {
+                self.state = State::Spent;
+            }
+            _ => self.abort(),
+        }
+        touched
     }
 
     /// A record that was not written because the producer was fenced does not say so itself.
@@ -108,18 +221,30 @@ impl KafkaTransactional {
         metadata: &GroupMetadata,
         offsets: &[(TopicPartition, Committed)],
     ) -> Result<()> {
+        self.add_offsets(metadata, offsets)
+            .map_err(|(error, _)| error)
+    }
+
+    /// An error comes with librdkafka's code.
+    fn add_offsets(
+        &self,
+        metadata: &GroupMetadata,
+        offsets: &[(TopicPartition, Committed)],
+    ) -> std::result::Result<(), (Error, Code)> {
         let what = "send offsets to the transaction";
+        let client = |error: KafkaError| (client(what, &error), Code::InvalidArgument);
         let GroupMetadataInner::Kafka(metadata) = &metadata.0 else {
-            return Err(Error::Fatal {
+            let error = Error::Fatal {
                 what: what.to_owned(),
                 reason: "the group is of another log".to_owned(),
-            });
+            };
+            return Err((error, Code::InvalidArgument));
         };
         let mut list = TopicPartitionList::with_capacity(offsets.len());
         for (at, committed) in offsets {
             let mut it = list.add_partition(&at.topic, at.partition);
             it.set_offset(Offset::Offset(committed.offset))
-                .map_err(|error| client(what, &error))?;
+                .map_err(client)?;
             if !committed.metadata.is_empty() {
                 it.set_metadata(&committed.metadata);
             }
@@ -127,7 +252,7 @@ impl KafkaTransactional {
         self.producer
             .base()
             .send_offsets_to_transaction(&list, metadata, TRANSACTION)
-            .map_err(|error| self.broken(what, &error))
+            .map_err(|error| (self.broken(what, &error), self.code(&error)))
     }
 
     /// What an error inside a transaction, before the commit, comes to.
@@ -154,15 +279,26 @@ impl KafkaTransactional {
         }
     }
 
-    fn commit(&mut self) -> Result<()> {
+    fn commit(&mut self, written: &Written<'_>) -> Result<()> {
         let began = Instant::now();
         loop {
             let error = match self.producer.base().commit_transaction(COMMIT_TRY) {
                 Ok(()) => {
-                    if began.elapsed() > COMMIT_LONG {
-                        self.state = State::Renew;
+                    if began.elapsed() <= COMMIT_LONG {
+                        return Ok(());
                     }
-                    return Ok(());
+                    let reason = match self.is_readable(written) {
+                        Ok(true) => {
+                            self.state = State::Renew;
+                            return Ok(());
+                        }
+                        Ok(false) => "its markers are missing".to_owned(),
+                        Err(error) => error.to_string(),
+                    };
+                    self.state = State::Spent;
+                    return Err(Error::Undecided {
+                        reason: format!("the commit was acknowledged, but: {reason}"),
+                    });
                 }
                 Err(error) => error,
             };
@@ -235,7 +371,10 @@ impl Transactional for KafkaTransactional {
     ) -> Result<()> {
         self.known.check(&self.shared, records)?;
         self.prepare()?;
-        let outcome = self.fill(records, offsets).and_then(|()| self.commit());
+        let outcome = match self.fill(records, offsets) {
+            Ok(written) => self.commit(&written),
+            Err(error) => Err(error),
+        };
         match &outcome {
             Ok(()) => {}
             Err(Error::Fenced { .. }) => {
@@ -252,5 +391,9 @@ impl Transactional for KafkaTransactional {
             }
         }
         outcome
+    }
+    fn sweep(&mut self, group: &GroupMetadata, scope: &Scope) -> Result<()> {
+        let undecided = self.undecided(&scope.writes)?;
+        self.touch(group, scope, &undecided)
     }
 }

@@ -4,7 +4,7 @@ use super::Shared;
 use super::batch::Builder;
 use super::topic::Meta;
 use crate::log::{
-    Committed, Error, GroupMetadata, GroupMetadataInner, Result, Transactional, Writer,
+    Committed, Error, GroupMetadata, GroupMetadataInner, Result, Scope, Transactional, Writer,
 };
 use headwater_engine::key::partition_of;
 use headwater_engine::record::{NewRecord, TopicPartition};
@@ -240,5 +240,10 @@ impl Transactional for Producer {
                 Err(error)
             }
         }
+    }
+
+    fn sweep(&mut self, _group: &GroupMetadata, _scope: &Scope) -> Result<()> {
+        // Opening ended what there was.
+        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::first::{self, NOTHING};
 use super::super::life::Life;
-use super::super::positions;
+use super::super::positions::{self, Last};
 use super::super::reading::{persist, to_end};
 use super::super::resume::{self, Intent};
 use super::super::{Error, Stall};
@@ -56,24 +56,42 @@ pub(super) fn find(
     let journal = &setup.config.topics.journal;
     let worked =
         || Ok(has_run(setup, life, log)? || positions::is_journaled(log, life, journal, &all)?);
+    let told = (journal.as_str(), setup.config.topics.runs.as_str());
+    let is_clean = |at: &Committed| Progress::read(at, &at.metadata).is_some_and(|at| at.clean);
     let own = all.clone();
-    let committed = match first::find(log, life, group, own, assigned, start_from, worked)? {
+    let mut committed = match first::find(log, life, group, own, assigned, start_from, worked)? {
         first::Found::Offsets(committed) => committed,
         first::Found::New(offsets) => return Ok(Found::New(offsets)),
         first::Found::NotYet => return Ok(Found::NotYet),
         first::Found::Lost => {
-            let told = (journal.as_str(), setup.config.topics.runs.as_str());
-            let is_clean =
-                |at: &Committed| Progress::read(at, &at.metadata).is_some_and(|at| at.clean);
             let known = positions::of_runs(log, life, told, &all, is_clean)?;
-            return known
+            return positions::of_group(log, life, known)?
                 .map(Found::New)
                 .ok_or_else(|| Error::Stalled(lost(setup)));
         }
     };
+    let mut gone = Vec::new();
+    let missing = first::missing(&committed, assigned);
+    if !missing.is_empty() {
+        for (partition, last) in positions::of_runs(log, life, told, &missing, is_clean)? {
+            match last {
+                Last::Said(at) => {
+                    committed.insert(partition, Some(at));
+                }
+                Last::Never => {}
+                Last::Lost => gone.push(partition),
+            }
+        }
+    }
     let bounds = persist(life, "watermarks", || log.watermarks(assigned))?;
     let resource = setup.resource();
     let next = |partition: &TopicPartition| {
+        if gone.contains(partition) {
+            return Err(Stall {
+                at: partition.to_string(),
+                ..lost(setup)
+            });
+        }
         let bounds = bounds.get(partition).copied().unwrap_or(NOTHING);
         let committed = committed.get(partition).and_then(Option::as_ref);
         let progress = match committed {

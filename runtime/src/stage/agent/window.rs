@@ -244,11 +244,23 @@ impl<W, F> Window<W, F> {
 
     /// What is finished, without any run: for a commit that only says so.
     pub(super) fn idle(&self) -> Part<F> {
+        let mut part = self.begin();
+        part.progress.clean = !self.marked;
+        part
+    }
+
+    /// The same, for a commit that says that runs may be under way from here on.
+    pub(super) fn begin(&self) -> Part<F> {
         Part {
             runs: Vec::new(),
             offsets: Vec::new(),
             progress: self.progress(),
         }
+    }
+
+    /// Whether the group's offset says that runs may be under way.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked
     }
 
     /// Whether it has to be committed that runs may be under way, before any can start.
@@ -259,7 +271,7 @@ impl<W, F> Window<W, F> {
 
     /// For a commit that says that no run is under way any more, and whether the offset says that already.
     pub(super) fn leave(&self) -> (Part<F>, bool) {
-        let mut part = self.idle();
+        let mut part = self.begin();
         part.progress.clean = true;
         (part, !self.marked)
     }

@@ -23,7 +23,7 @@ use super::reading::{partitions, persist};
 use super::rebalance::Rebalance;
 use super::status::{Part, Processed};
 use super::{Context, DRAIN, Error};
-use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, RECORDS_PER_POLL};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, RECORDS_PER_POLL, Scope};
 use crate::metrics;
 use headwater_engine::config::{InvalidRecords, StartFrom};
 use headwater_engine::fault::{Fault, dead_letter};
@@ -132,6 +132,14 @@ impl Loop {
             Arc::clone(&context.services.log),
             Arc::clone(&life),
             names::member(&task.group, context.ordinal),
+            Scope {
+                reads: task.sources.first().cloned().unwrap_or_default(),
+                writes: [&task.topic, &task.dead_topic]
+                    .into_iter()
+                    .chain(&task.journal)
+                    .cloned()
+                    .collect(),
+            },
             Arc::clone(&context.services.metrics),
             metrics::Stage {
                 kind: context.kind_label(),

@@ -1,7 +1,7 @@
 //! Where partitions of the sources begin, and what is forgotten when they go.
 
 use super::super::first::{self, ASK_AGAIN, Found, NOTHING};
-use super::super::positions::{self, Reader};
+use super::super::positions::{self, Last, Reader};
 use super::super::reading::{partitions, persist};
 use super::super::resume::Intent;
 use super::super::{Error, Stall};
@@ -30,7 +30,9 @@ impl Loop {
         group: &mut dyn GroupReader,
         assigned: Vec<TopicPartition>,
     ) -> Result<(), Error> {
-        persist(&self.life, "transactional id", || self.committer.open())?;
+        persist(&self.life, "transactional id", || {
+            self.committer.sweep(group)
+        })?;
         let committed = match self.find(group, &assigned)? {
             Found::Offsets(offsets) => offsets,
             Found::New(offsets) => {
@@ -123,14 +125,23 @@ impl Loop {
         let all: Vec<TopicPartition> = (self.task.sources.iter().zip(counts))
             .flat_map(|(topic, count)| partitions_of(topic, count))
             .collect();
-        let journaled = || match &self.task.journal {
-            Some(journal) => positions::of_intake(&*log, &self.life, journal, &all),
-            None => Ok(None),
+        let journaled = |of: &[TopicPartition]| match &self.task.journal {
+            Some(journal) if !of.is_empty() => positions::of_intake(&*log, &self.life, journal, of),
+            _ => Ok(Vec::new()),
         };
-        let worked = || Ok(journaled()?.is_some() || self.is_written()?);
+        let group_of = |known| positions::of_group(&*log, &self.life, known);
+        let worked = || Ok(group_of(journaled(&all)?)?.is_some() || self.is_written()?);
         let own = all.clone();
         match first::find(&*log, &self.life, group, own, assigned, start_from, worked)? {
-            Found::Lost => Ok(journaled()?.map_or(Found::Lost, Found::New)),
+            Found::Lost => Ok(group_of(journaled(&all)?)?.map_or(Found::Lost, Found::New)),
+            Found::Offsets(mut committed) => {
+                for (partition, last) in journaled(&first::missing(&committed, assigned))? {
+                    if let Last::Said(at) = last {
+                        committed.insert(partition, Some(at));
+                    }
+                }
+                Ok(Found::Offsets(committed))
+            }
             found => Ok(found),
         }
     }

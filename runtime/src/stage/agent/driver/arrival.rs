@@ -12,6 +12,7 @@ use super::{Active, Driver, Owned, State};
 use crate::log::{GroupReader, Start};
 use crate::stage::Error;
 use crate::stage::first::ASK_AGAIN;
+use crate::stage::reading::persist;
 use headwater_engine::record::TopicPartition;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ impl Driver {
             return Ok(());
         }
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
+        persist(&life, "transactional id", || self.batches.sweep(group))?;
         let found = start::find(
             &setup,
             &life,
@@ -67,10 +69,8 @@ impl Driver {
                 }
             }
             Ok(start::Found::New(offsets)) => {
-                self.ask_at = {
-                    let count = self.partition_count;
-                    self.batches.first_offsets(group, count, &offsets)?
-                };
+                let count = self.partition_count;
+                self.ask_at = self.batches.first_offsets(group, count, &offsets)?;
             }
             Ok(start::Found::NotYet) => self.ask_at = Instant::now() + ASK_AGAIN,
             Err(Error::Stalled(stall)) => {
@@ -138,6 +138,8 @@ impl Driver {
             let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
             group.start(&partition, Start::Offset(owned.progress.next))?;
             owned.state = State::Active(Box::new(Active {
+                is_placed: self.batches.says(&journal, *number, &owned.progress),
+                place_at: Instant::now(),
                 window: Window::new(owned.progress.clone()),
                 store,
                 journal,

@@ -108,6 +108,10 @@ pub(super) struct Active {
     pub(super) journal: journal::Store,
     /// For the next transaction, of runs that go on.
     pub(super) steps: Vec<Pending>,
+    /// The journal has the partition's position.
+    pub(super) is_placed: bool,
+    /// When it may be written there though no run makes it necessary.
+    pub(super) place_at: Instant,
     /// Of a trigger that is gone past, whatever it is.
     pub(super) skip: Option<i64>,
     /// So many triggers may have been under way when the former owner ended.

@@ -118,21 +118,27 @@ fn where_nothing_was_under_way_that_is_taken_back_before_a_start() {
     });
     assert!(!window.awaits_mark());
     assert!(window.leave().1);
-    window.wait(3, key("a"), ());
+    // A record that starts no run does not change that.
+    window.advance(4);
+    let moved = window.idle();
+    assert_eq!((moved.progress.next, moved.progress.clean), (4, true));
+    window.committed(&moved);
+    assert!(!window.is_marked());
+    window.wait(4, key("a"), ());
     assert_eq!(start(&mut window, 9), [0_i64; 0]);
     assert!(window.awaits_mark());
-    let mark = window.idle();
-    assert_eq!(mark.progress, from(3));
+    let mark = window.begin();
+    assert_eq!(mark.progress, from(4));
     window.committed(&mark);
     assert!(!window.awaits_mark());
-    assert_eq!(start(&mut window, 9), [3]);
+    assert_eq!(start(&mut window, 9), [4]);
 
     // Its run was ended where it was.
     let (left, is_said) = window.leave();
     assert!(!is_said);
     let clean = Progress {
         clean: true,
-        ..from(3)
+        ..from(4)
     };
     assert_eq!(left.progress, clean);
     window.committed(&left);

@@ -16,7 +16,7 @@ use super::super::rebalance::Rebalance;
 use super::super::resume::Intent;
 use super::super::status::{Part, Processed, ViewFigures};
 use super::super::{Context, Error};
-use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Start};
+use crate::log::{Committed, GroupEvent, GroupOptions, GroupReader, Scope, Start};
 use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::config::{InvalidRecords, View};
@@ -138,6 +138,14 @@ impl Fold {
             Arc::clone(&context.services.log),
             Arc::clone(&life),
             names::member(&group, context.ordinal),
+            Scope {
+                reads: view.input.topic().to_owned(),
+                writes: [&view.state_topic, &view.dead_topic]
+                    .into_iter()
+                    .chain(&view.changes_topic)
+                    .cloned()
+                    .collect(),
+            },
             Arc::clone(&context.services.metrics),
             metrics::Stage {
                 kind: "view",
@@ -296,7 +304,9 @@ impl Fold {
             return Ok(());
         }
         // What this replica itself left undecided is decided now, not when it times out.
-        persist(&self.life, "transactional id", || self.committer.open())?;
+        persist(&self.life, "transactional id", || {
+            self.committer.sweep(group)
+        })?;
         // Asked before the state is read: a predecessor's transaction is decided by then.
         let committed = persist(&self.life, "committed offsets", || {
             group.committed(assigned)
