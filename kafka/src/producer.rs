@@ -9,9 +9,14 @@ use crate::native::{Owned, text};
 use rdkafka::bindings as sys;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, NoCustomPartitioner};
 use rdkafka::producer::{Producer as _, ProducerContext};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread::Builder;
 use std::time::Duration;
 
 /// What became of one record.
@@ -48,8 +53,11 @@ impl ProducerContext<NoCustomPartitioner> for ProducerLog {
 pub struct Producer {
     // Before the client, which has to outlive it.
     queue: Owned<sys::rd_kafka_queue_t>,
-    base: BaseProducer<ProducerLog>,
+    base: Arc<BaseProducer<ProducerLog>>,
 }
+
+/// So much longer than it was given a call of librdkafka may take.
+const LATE: Duration = Duration::from_secs(1);
 
 impl Producer {
     /// # Errors
@@ -65,7 +73,38 @@ impl Producer {
         };
         let queue = queue
             .ok_or_else(|| KafkaError::ClientCreation("the client has no queue".to_owned()))?;
-        Ok(Self { queue, base })
+        Ok(Self {
+            queue,
+            base: Arc::new(base),
+        })
+    }
+
+    /// Adds a group's offsets to the transaction. `None`: the call did not come back, and this producer is of no use any
+    /// more. librdkafka (2.12) waits for good where a group's coordinator could not be found at once and no connection
+    /// changes afterwards, as while a broker starts: it never looks at the time of such a request. The client goes with
+    /// that call, should it ever come back.
+    ///
+    /// # Errors
+    /// librdkafka's.
+    pub fn send_offsets(
+        &self,
+        offsets: TopicPartitionList,
+        group: Arc<ConsumerGroupMetadata>,
+        timeout: Duration,
+    ) -> Option<KafkaResult<()>> {
+        let (back, come) = channel();
+        let base = Arc::clone(&self.base);
+        let call = move || {
+            let sent = base.send_offsets_to_transaction(&offsets, &group, timeout);
+            // Nobody may wait for it any more.
+            let _ = back.send(sent);
+        };
+        let named = Builder::new().name("offsets".to_owned());
+        if let Err(error) = named.spawn(call) {
+            let reason = format!("no thread for a transaction's offsets: {error}");
+            return Some(Err(KafkaError::ClientCreation(reason)));
+        }
+        come.recv_timeout(timeout + LATE).ok()
     }
 
     /// For the calls of a transaction. Never its `poll` or `flush`.

@@ -70,6 +70,7 @@ on_both_logs!(
     forgotten::a_partition_whose_offset_is_gone_goes_on_where_it_stopped,
     forgotten::an_agent_that_never_ran_misses_nothing,
     forgotten::an_agent_that_passed_records_over_goes_on_behind_them,
+    forgotten::what_ran_is_not_repeated_where_a_group_has_former_offsets,
     forgotten::what_somebody_decided_outlives_the_group_too,
     forgotten::an_agent_with_an_input_log_takes_in_what_came_meanwhile,
     look::lost_positions_are_found_again_where_somebody_decides,

@@ -166,7 +166,7 @@ pub struct GroupOptions {
 pub struct GroupMetadata(pub(crate) GroupMetadataInner);
 
 pub(crate) enum GroupMetadataInner {
-    Kafka(rdkafka::consumer::ConsumerGroupMetadata),
+    Kafka(Arc<rdkafka::consumer::ConsumerGroupMetadata>),
     Memory(memory::Membership),
 }
 

@@ -5,13 +5,14 @@
 //! audit, whose records say how far their partition is. The audit may be gone by then: so a position of the journal alone counts
 //! where no run can have begun after it. Which of the two is the later, the mark of the journal's record tells, which the audit
 //! repeats. All of this is written in the transactions that commit the offsets, and a position at least once a minute.
+//! Where a broker lost the marker of a commit, a group's offset may be one from before: then what is told here is further, and counts.
 
 use super::Error;
 use super::first::NOTHING;
 use super::life::Life;
 use super::reading::{between, persist, to_end};
 use crate::backoff::Random;
-use crate::log::{Committed, Log};
+use crate::log::{Committed, Log, Watermarks};
 use headwater_engine::journal::{Change, Reached};
 use headwater_engine::record::{NewRecord, TopicPartition};
 use std::collections::HashMap;
@@ -179,6 +180,24 @@ fn last(
         // Added to the trigger's topic only now.
         return Ok(kept.map_or(Last::Never, |kept| Last::Said(committed(kept))));
     }
+    let (told, bounds) = audited(log, life, runs, of)?;
+    Ok(match (told, kept) {
+        (Some(told), Some(kept)) if told.mark != kept.mark => Last::Said(committed(kept)),
+        (Some(told), _) => Last::Said(committed(told)),
+        // What ended since then would be there, had nothing been taken away.
+        (None, Some(kept)) if bounds.low == 0 => Last::Said(committed(kept)),
+        (None, None) if bounds.high == 0 => Last::Never,
+        (None, _) => Last::Lost,
+    })
+}
+
+/// The last position that the audit says of a partition, and the bounds of the audit's own.
+pub(super) fn audited(
+    log: &dyn Log,
+    life: &Life,
+    runs: &str,
+    of: &TopicPartition,
+) -> Result<(Option<Reached>, Watermarks), Error> {
     let at = TopicPartition::new(Arc::<str>::from(runs), of.partition);
     let bounds = persist(life, "watermarks", || {
         log.watermarks(std::slice::from_ref(&at))
@@ -193,14 +212,7 @@ fn last(
         })?;
         (end, step) = (begin, step * 2);
     }
-    Ok(match (told, kept) {
-        (Some(told), Some(kept)) if told.mark != kept.mark => Last::Said(committed(kept)),
-        (Some(told), _) => Last::Said(committed(told)),
-        // What ended since then would be there, had nothing been taken away.
-        (None, Some(kept)) if bounds.low == 0 => Last::Said(committed(kept)),
-        (None, None) if bounds.high == 0 => Last::Never,
-        (None, _) => Last::Lost,
-    })
+    Ok((told, bounds))
 }
 
 fn first(log: &dyn Log, life: &Life, of: &TopicPartition) -> Result<Committed, Error> {

@@ -1,18 +1,19 @@
 //! Groups whose offsets were forgotten while nobody was there, as a week after an agent was suspended: it goes on where it stopped.
 
-use crate::bed::{Bed, PARTITIONS, Seen, until};
+use crate::bed::{Bed, DEADLINE, PARTITIONS, Seen, until};
 use crate::life::each_once;
 use crate::models::Counting;
 use crate::triggers;
 use headwater_engine::key::partition_of;
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{NewRecord, TopicPartition};
+use headwater_runtime::log::{Committed, Error};
 use headwater_runtime::stage::resume::Intent;
 use headwater_runtime::stage::{Handle, Services};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 const SESSIONS: usize = 7;
@@ -230,6 +231,57 @@ pub async fn an_agent_that_passed_records_over_goes_on_behind_them(mut bed: Bed)
         run(&bed, &stage).await;
         check(&bed.read("answers"), asked);
     }
+}
+
+/// Commits for the group once it has no members.
+async fn set(bed: &Bed, group: &str, offsets: &[(TopicPartition, Committed)]) {
+    let end = Instant::now() + DEADLINE;
+    while let Err(error) = bed.offsets.commit(group, offsets) {
+        assert!(matches!(error, Error::GroupInUse { .. }), "{error}");
+        assert!(Instant::now() < end, "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// As it is where a broker comes back from a crash without the marker of a commit.
+pub async fn what_ran_is_not_repeated_where_a_group_has_former_offsets(mut bed: Bed) {
+    let stage = agent(&mut bed);
+    let mut writer = bed.writer();
+    let group = group(&bed, "runs");
+    let all = partitions(&bed, "questions");
+    let mut asked = 0;
+    for crash in [false, true] {
+        let mut ask = |count| {
+            writer
+                .write(&questions(&bed, asked..asked + count))
+                .unwrap();
+            asked += count;
+        };
+        let token = CancellationToken::new();
+        let services = Services {
+            shutdown: token.clone(),
+            ..bed.services()
+        };
+        let agent = bed.start_with(&stage, services);
+        ask(30);
+        idle(&bed, &agent).await;
+        let committed = bed.offsets.committed(&group, &all).unwrap();
+        let former: Vec<_> = committed
+            .into_iter()
+            .filter_map(|(of, at)| Some((of, at?)))
+            .collect();
+        ask(30);
+        idle(&bed, &agent).await;
+        if crash {
+            agent.crash().await;
+        } else {
+            token.cancel();
+            agent.join().await;
+        }
+        set(&bed, &group, &former).await;
+    }
+    run(&bed, &stage).await;
+    check(&bed.read("answers"), asked);
 }
 
 /// A position that somebody set counts, though the audit knows of later ones.

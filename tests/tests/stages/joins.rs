@@ -378,9 +378,11 @@ pub async fn replicas_share_an_intake_with_joins_and_hand_it_over(bed: Bed) {
             second.crash().await;
         }
     }
-    // The partitions of the one that crashed come back when its session is over.
-    until(&first, "sole owner", |first| {
-        first.status().parts["intake"].positions.len() == PARTITIONS as usize
+    // The partitions of the one that crashed come back when its session is over. It may have got them only as it did: then the
+    // other one is not without them yet.
+    until(&first, "all is taken in by its sole owner", |first| {
+        let owned = first.status().parts["intake"].positions.len();
+        owned == PARTITIONS as usize && input(&bed, "tickets").len() >= ROUNDS
     })
     .await;
     idle(&bed, &[&first]).await;

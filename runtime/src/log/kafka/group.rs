@@ -250,7 +250,7 @@ impl GroupReader for KafkaMember {
     fn metadata(&self) -> Result<GroupMetadata> {
         let metadata = self.consumer.base().group_metadata();
         metadata
-            .map(|it| GroupMetadata(GroupMetadataInner::Kafka(it)))
+            .map(|it| GroupMetadata(GroupMetadataInner::Kafka(Arc::new(it))))
             .ok_or_else(|| Error::Fatal {
                 what: "ask for the membership".to_owned(),
                 reason: "the consumer has no group".to_owned(),

@@ -17,6 +17,7 @@ use headwater_kafka::producer::Producer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,12 +51,14 @@ pub(super) struct KafkaTransactional {
     known: KnownTopics,
     numbers: Numbers,
     state: State,
+    /// A call of the producer did not come back; every other would wait for it.
+    is_stuck: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Ready,
-    /// A new producer has to come before the next transaction.
+    /// A new producer has to come before the next transaction; its epoch ends what this one has open.
     Renew,
     /// Fenced, or its last commit is undecided: the caller has to open another.
     Spent,
@@ -71,6 +74,7 @@ impl KafkaTransactional {
             known: KnownTopics::default(),
             numbers: Numbers::default(),
             state: State::Ready,
+            is_stuck: Cell::new(false),
         })
     }
 
@@ -84,6 +88,7 @@ impl KafkaTransactional {
             }
             State::Renew => {
                 self.producer = open(&self.shared, &self.id)?;
+                self.is_stuck.set(false);
                 self.state = State::Ready;
             }
         }
@@ -249,10 +254,13 @@ impl KafkaTransactional {
                 it.set_metadata(&committed.metadata);
             }
         }
-        self.producer
-            .base()
-            .send_offsets_to_transaction(&list, metadata, TRANSACTION)
-            .map_err(|error| (self.broken(what, &error), self.code(&error)))
+        let group = Arc::clone(metadata);
+        let Some(sent) = self.producer.send_offsets(list, group, TRANSACTION) else {
+            self.is_stuck.set(true);
+            let reason = format!("{what}: librdkafka did not come back");
+            return Err((Error::Abort { reason }, Code::OperationTimedOut));
+        };
+        sent.map_err(|error| (self.broken(what, &error), self.code(&error)))
     }
 
     /// What an error inside a transaction, before the commit, comes to.
@@ -327,6 +335,10 @@ impl KafkaTransactional {
 
     /// Ends a transaction whose commit was not tried, or was refused.
     fn abort(&mut self) {
+        if self.is_stuck.get() {
+            self.state = State::Renew;
+            return;
+        }
         let deadline = Instant::now() + ABORT;
         let drained = Instant::now() + ABORT_TRY;
         // librdkafka waits for acknowledgements that nobody has taken.

@@ -42,6 +42,15 @@ impl Progress {
         format!("{VERSION}{}", BASE64URL_NOPAD.encode(&bytes))
     }
 
+    /// Whether more is finished than the other says, of which this one is a later state.
+    pub(super) fn is_beyond(&self, other: &Self) -> bool {
+        let finished = |progress: &Self| -> i64 {
+            let stretches = progress.finished.iter();
+            stretches.map(|stretch| stretch.end - stretch.start).sum()
+        };
+        self.next > other.next || self.next == other.next && finished(self) > finished(other)
+    }
+
     /// `None`: the metadata was written by another version, and what is finished cannot be told.
     pub(super) fn read(committed: &Committed, metadata: &str) -> Option<Self> {
         let mut finished = Vec::new();

@@ -31,6 +31,8 @@ pub(super) struct Place {
     pub(super) progress: Progress,
     /// Of a trigger that is gone past, whatever it is.
     pub(super) skip: Option<i64>,
+    /// Somebody said where it goes on.
+    pub(super) decided: bool,
 }
 
 /// Waits until a predecessor's transactions are decided, so that what is read afterwards is complete.
@@ -107,8 +109,11 @@ pub(super) fn find(
                 clean: true,
             },
         };
-        let skip = Intent::skipped(committed);
-        Ok(Place { progress, skip })
+        Ok(Place {
+            progress,
+            skip: Intent::skipped(committed),
+            decided: committed.is_some_and(|at| matches!(Intent::of(at), Some(Intent::From(_)))),
+        })
     };
     let offsets = assigned
         .iter()
@@ -159,10 +164,17 @@ fn lost(setup: &Setup) -> Stall {
 pub(super) struct Restored {
     pub(super) conversations: Option<conversation::Store>,
     pub(super) journal: journal::Store,
+    /// How far the runs are, where the audit or the journal says more than the group's offset.
+    pub(super) ahead: Option<Progress>,
 }
 
 /// Reads what a partition's conversations and journal came to, up to now.
-pub(super) fn take_over(setup: &Setup, life: &Life, partition: i32) -> Result<Restored, Error> {
+pub(super) fn take_over(
+    setup: &Setup,
+    life: &Life,
+    partition: i32,
+    place: &Place,
+) -> Result<Restored, Error> {
     let topics = &setup.config.topics;
     let mut conversations = match (&setup.config.conversation, &topics.conversation) {
         (Some(config), Some(topic)) => Some((topic, conversation::Store::new(Limits::of(config)))),
@@ -179,8 +191,36 @@ pub(super) fn take_over(setup: &Setup, life: &Life, partition: i32) -> Result<Re
     })?;
     Ok(Restored {
         conversations: conversations.map(|(_, store)| store),
+        ahead: ahead(setup, life, partition, &journal, place)?,
         journal,
     })
+}
+
+/// A committed offset may be lost with the marker of its transaction; what ran then is in the audit, or in the journal, all the same.
+fn ahead(
+    setup: &Setup,
+    life: &Life,
+    partition: i32,
+    journal: &journal::Store,
+    place: &Place,
+) -> Result<Option<Progress>, Error> {
+    if place.decided {
+        return Ok(None);
+    }
+    let of = TopicPartition::new(setup.agent.topic(), partition);
+    let Some(kept) = journal.reached(&of.to_string()) else {
+        return Ok(None);
+    };
+    let log = &*setup.context.services.log;
+    let (told, _) = positions::audited(log, life, &setup.config.topics.runs, &of)?;
+    let last = told.filter(|told| told.mark == kept.mark);
+    let last = last.unwrap_or_else(|| kept.clone());
+    let at = Committed {
+        offset: last.next,
+        metadata: last.progress,
+    };
+    let last = Progress::read(&at, &at.metadata);
+    Ok(last.filter(|last| last.is_beyond(&place.progress)))
 }
 
 fn restore(

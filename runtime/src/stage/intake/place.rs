@@ -135,8 +135,14 @@ impl Loop {
         match first::find(&*log, &self.life, group, own, assigned, start_from, worked)? {
             Found::Lost => Ok(group_of(journaled(&all)?)?.map_or(Found::Lost, Found::New)),
             Found::Offsets(mut committed) => {
-                for (partition, last) in journaled(&first::missing(&committed, assigned))? {
-                    if let Last::Said(at) = last {
+                for (partition, last) in journaled(assigned)? {
+                    let former = committed.get(&partition).and_then(Option::as_ref);
+                    // A broker that lost the marker of a commit has an offset from before.
+                    let counts = former.is_none_or(|at| Intent::of(at).is_none());
+                    if let Last::Said(at) = last
+                        && counts
+                        && former.is_none_or(|former| at.offset > former.offset)
+                    {
                         committed.insert(partition, Some(at));
                     }
                 }

@@ -58,7 +58,7 @@ impl Driver {
                 self.unplaced.clear();
                 for (partition, next) in offsets {
                     match next {
-                        Ok(place) => self.take_over(partition.partition, &place)?,
+                        Ok(place) => self.take_over(partition.partition, place)?,
                         Err(stall) => {
                             stall.tell(&self.life);
                             if let Some(owned) = self.owned.get_mut(&partition.partition) {
@@ -86,7 +86,7 @@ impl Driver {
         Ok(())
     }
 
-    fn take_over(&mut self, number: i32, place: &start::Place) -> Result<(), Error> {
+    fn take_over(&mut self, number: i32, place: start::Place) -> Result<(), Error> {
         let Some(owned) = self.owned.get_mut(&number) else {
             return Ok(());
         };
@@ -96,7 +96,8 @@ impl Driver {
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
         self.errands
             .send("takeover", Arc::clone(&self.waker), move || {
-                (number, epoch, start::take_over(&setup, &life, number))
+                let restored = start::take_over(&setup, &life, number, &place);
+                (number, epoch, restored)
             })
     }
 
@@ -132,10 +133,14 @@ impl Driver {
             };
             let store = restored.conversations.take();
             let journal = std::mem::take(&mut restored.journal);
+            let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
+            if let Some(ahead) = restored.ahead.take() {
+                tracing::warn!(%partition, committed = owned.progress.next, audited = ahead.next, "the group's offset is from before what the audit says was run; runs go on behind it");
+                owned.progress = ahead;
+            }
             // Of runs that somebody decided to go past.
             let left = journal.before(owned.progress.next).into_iter();
             let steps = left.map(|change| Pending::new(change, None)).collect();
-            let partition = TopicPartition::new(Arc::clone(&self.topic), *number);
             group.start(&partition, Start::Offset(owned.progress.next))?;
             owned.state = State::Active(Box::new(Active {
                 is_placed: self.batches.says(&journal, *number, &owned.progress),
