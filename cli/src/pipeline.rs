@@ -95,7 +95,10 @@ fn point(model: &mut Model, url: &str, name: &str, key_file: Option<&str>) {
             query,
             ..
         } => (api_key_file, headers, query),
-        Provider::Scripted { .. } => (None, Vec::new(), BTreeMap::new()),
+        // The key of another provider is none of this one's business.
+        Provider::Anthropic { .. } | Provider::Scripted { .. } => {
+            (None, Vec::new(), BTreeMap::new())
+        }
     };
     model.provider = Provider::OpenAi {
         base_url: url.to_owned(),

@@ -506,9 +506,48 @@ pub enum Provider {
         headers: Vec<HttpHeader>,
         query: BTreeMap<String, String>,
     },
+    Anthropic {
+        base_url: String,
+        api_key_file: Option<String>,
+        headers: Vec<HttpHeader>,
+    },
     Scripted {
         rules: Vec<Rule>,
     },
+}
+
+impl Provider {
+    /// Where it is served.
+    pub fn base_url(&self) -> Option<&str> {
+        match self {
+            Self::OpenAi { base_url, .. } | Self::Anthropic { base_url, .. } => Some(base_url),
+            Self::Scripted { .. } => None,
+        }
+    }
+
+    /// Paths of the files with its credentials.
+    pub fn secret_files(&mut self) -> Vec<&mut String> {
+        let (key, headers) = match self {
+            Self::OpenAi {
+                api_key_file,
+                headers,
+                ..
+            }
+            | Self::Anthropic {
+                api_key_file,
+                headers,
+                ..
+            } => (api_key_file, headers),
+            Self::Scripted { .. } => return Vec::new(),
+        };
+        let headers = headers
+            .iter_mut()
+            .filter_map(|header| match &mut header.value {
+                HttpHeaderValue::File(file) => Some(file),
+                HttpHeaderValue::Text(_) => None,
+            });
+        key.iter_mut().chain(headers).collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -114,19 +114,9 @@ pub(crate) fn rebase(stage: &mut config::Stage, root: &str) {
     let config::Role::Agent(agent) = &mut stage.role else {
         return;
     };
-    if let Some(config::Provider::OpenAi {
-        api_key_file,
-        headers,
-        ..
-    }) = agent.model.as_mut().map(|model| &mut model.provider)
-    {
-        if let Some(file) = api_key_file {
+    if let Some(model) = &mut agent.model {
+        for file in model.provider.secret_files() {
             at(file);
-        }
-        for header in headers {
-            if let config::HttpHeaderValue::File(file) = &mut header.value {
-                at(file);
-            }
         }
     }
 }

@@ -9,23 +9,18 @@ use super::{
 };
 use crate::reason::Reason;
 use crate::resources::SecretKey;
-use headwater_crds::{self as crds, common::Header};
+use headwater_crds::common::{Header, SecretKeyRef};
+use headwater_crds::{self as crds};
 use headwater_engine::config;
 use std::collections::BTreeSet;
 
 /// Fields of a request that are Headwater's to set.
-const RESERVED_PARAMETERS: [&str; 4] = ["model", "messages", "tools", "stream"];
+const RESERVED_PARAMETERS: [&str; 5] = ["model", "messages", "system", "tools", "stream"];
 
 pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> Outcome<Model> {
     let mut findings = Findings::default();
     let spec = &model.spec;
     let mut secrets = BTreeSet::new();
-    findings.not_supported(
-        spec.anthropic.is_some(),
-        "spec.anthropic",
-        "the Messages API",
-        "use openAI with a compatible endpoint",
-    );
     findings.not_supported(
         spec.limits
             .as_ref()
@@ -75,12 +70,13 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
             ),
         );
     }
-    let provider = match (&spec.openai, &spec.scripted) {
-        (Some(openai), _) => Some(open_ai(context, &mut findings, &mut secrets, openai)),
-        (None, Some(scripted)) => Some(self::scripted(&mut findings, name, scripted)),
-        (None, None) => None,
+    let provider = match (&spec.openai, &spec.anthropic, &spec.scripted) {
+        (Some(openai), ..) => Some(open_ai(context, &mut findings, &mut secrets, openai)),
+        (None, Some(own), _) => Some(anthropic(context, &mut findings, &mut secrets, own)),
+        (None, None, Some(scripted)) => Some(self::scripted(&mut findings, name, scripted)),
+        (None, None, None) => None,
     };
-    if spec.openai.is_some() && spec.model.is_none() {
+    if spec.scripted.is_none() && provider.is_some() && spec.model.is_none() {
         findings.problem(
             Reason::InvalidSpec,
             "spec.model",
@@ -110,16 +106,6 @@ fn open_ai(
     secrets: &mut BTreeSet<SecretKey>,
     openai: &crds::model::OpenAi,
 ) -> config::Provider {
-    let known = &context.resources.secrets;
-    let encrypted = url::url(findings, "spec.openAI.baseURL", &openai.base_url);
-    let api_key = openai
-        .api_key_secret_key_ref
-        .as_ref()
-        .map(|key| SecretKey::new(&key.name, &key.key));
-    if let Some(key) = &api_key {
-        findings.secret("spec.openAI.apiKeySecretKeyRef", key, known);
-        secrets.insert(key.clone());
-    }
     for parameter in openai.query.keys() {
         url::credential_parameter(
             findings,
@@ -127,24 +113,73 @@ fn open_ai(
             parameter,
         );
     }
-    secrets.extend(url::headers(
-        findings,
-        "spec.openAI.headers",
-        &openai.headers,
-        known,
-    ));
-    if !encrypted && !secrets.is_empty() {
-        findings.warn(
-            Reason::UnencryptedCredential,
-            "spec.openAI.baseURL",
-            "the credentials cross the network unencrypted; use an https:// URL",
-        );
-    }
+    let server = Server {
+        path: "spec.openAI",
+        base_url: &openai.base_url,
+        api_key: openai.api_key_secret_key_ref.as_ref(),
+        headers: &openai.headers,
+    };
     config::Provider::OpenAi {
         base_url: openai.base_url.clone(),
-        api_key_file: api_key.map(|key| key.file()),
+        api_key_file: server.check(context, findings, secrets),
         headers: openai.headers.iter().filter_map(header).collect(),
         query: openai.query.clone(),
+    }
+}
+
+fn anthropic(
+    context: &Context<'_>,
+    findings: &mut Findings,
+    secrets: &mut BTreeSet<SecretKey>,
+    anthropic: &crds::model::Anthropic,
+) -> config::Provider {
+    let server = Server {
+        path: "spec.anthropic",
+        base_url: &anthropic.base_url,
+        api_key: anthropic.api_key_secret_key_ref.as_ref(),
+        headers: &anthropic.headers,
+    };
+    config::Provider::Anthropic {
+        base_url: anthropic.base_url.clone(),
+        api_key_file: server.check(context, findings, secrets),
+        headers: anthropic.headers.iter().filter_map(header).collect(),
+    }
+}
+
+/// What all servers of models have in common.
+struct Server<'a> {
+    /// Of its fields.
+    path: &'a str,
+    base_url: &'a str,
+    api_key: Option<&'a SecretKeyRef>,
+    headers: &'a [Header],
+}
+
+impl Server<'_> {
+    /// Gives the file of its API key.
+    fn check(
+        &self,
+        context: &Context<'_>,
+        findings: &mut Findings,
+        secrets: &mut BTreeSet<SecretKey>,
+    ) -> Option<String> {
+        let known = &context.resources.secrets;
+        let at = |field: &str| format!("{}.{field}", self.path);
+        let encrypted = url::url(findings, &at("baseURL"), self.base_url);
+        let api_key = self.api_key.map(|key| SecretKey::new(&key.name, &key.key));
+        if let Some(key) = &api_key {
+            findings.secret(&at("apiKeySecretKeyRef"), key, known);
+            secrets.insert(key.clone());
+        }
+        secrets.extend(url::headers(findings, &at("headers"), self.headers, known));
+        if !encrypted && !secrets.is_empty() {
+            findings.warn(
+                Reason::UnencryptedCredential,
+                at("baseURL"),
+                "the credentials cross the network unencrypted; use an https:// URL",
+            );
+        }
+        api_key.map(|key| key.file())
     }
 }
 

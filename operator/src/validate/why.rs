@@ -89,18 +89,17 @@ pub(super) fn agent(
         ));
     }
     lines.push(match &agent.model {
-        Some(model) => match &model.provider {
-            config::Provider::OpenAi { base_url, .. } => {
-                format!(
-                    "model {}: {} at {}",
-                    model.name,
-                    model.model,
-                    base_url.split(['?', '#']).next().unwrap_or_default()
-                )
-            }
-            config::Provider::Scripted { rules } => {
+        Some(model) => match (&model.provider, model.provider.base_url()) {
+            (config::Provider::Scripted { rules }, _) => {
                 format!("model {}: scripted, {} rules", model.name, rules.len())
             }
+            (_, url) => format!(
+                "model {}: {} at {}",
+                model.name,
+                model.model,
+                url.and_then(|url| url.split(['?', '#']).next())
+                    .unwrap_or_default()
+            ),
         },
         None => "model: none; the prompt is the result, for others to infer on".to_owned(),
     });

@@ -5,12 +5,16 @@
 //!
 //! No error of this module shows a credential: what a provider says is scrubbed, cut and cleaned first.
 
+mod anthropic;
 mod client;
+mod http;
 mod open_ai;
 mod scripted;
 mod sse;
 
+pub use anthropic::Anthropic;
 pub use client::Client;
+pub use http::LIMIT;
 pub use open_ai::OpenAi;
 pub use scripted::Scripted;
 
@@ -154,9 +158,20 @@ pub fn for_config(
             &config.name,
             base_url,
             api_key_file.clone(),
-            headers.clone(),
+            headers,
             query,
-            Arc::clone(&clock),
+            clock,
+        )?),
+        config::Provider::Anthropic {
+            base_url,
+            api_key_file,
+            headers,
+        } => Box::new(Anthropic::new(
+            &config.name,
+            base_url,
+            api_key_file.clone(),
+            headers,
+            clock,
         )?),
         config::Provider::Scripted { rules } => Box::new(Scripted::new(&config.name, rules)?),
     };

@@ -1,4 +1,4 @@
-//! What a chat completion looks like on the wire, whole or in pieces; and what a refusal says.
+//! What a chat completion looks like on the wire, whole or in pieces.
 
 use headwater_engine::model::{Reply, Usage};
 use serde::Deserialize;
@@ -101,21 +101,5 @@ impl Piece {
             reply.usage = usage.into();
         }
         Ok(())
-    }
-}
-
-/// What a provider says went wrong: its `error.message`, or the text itself.
-pub(super) fn message(bytes: &[u8]) -> String {
-    let said = serde_json::from_slice::<Value>(bytes)
-        .ok()
-        .and_then(|body| {
-            let error = body.get("error")?;
-            let text = error.get("message").unwrap_or(error).as_str()?;
-            Some(text.to_owned())
-        });
-    match said {
-        Some(text) => text,
-        None if bytes.iter().all(u8::is_ascii_whitespace) => "without a message".to_owned(),
-        None => String::from_utf8_lossy(bytes).into_owned(),
     }
 }

@@ -1,0 +1,184 @@
+//! What a message looks like on the wire, whole or in events.
+
+use headwater_engine::model::{Reply, Usage};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+pub(super) struct Whole {
+    content: Vec<Block>,
+    #[serde(default)]
+    stop_reason: Option<String>,
+    #[serde(default)]
+    usage: Counted,
+}
+
+/// Blocks that hold no text, as of thinking, are passed over.
+#[derive(Deserialize)]
+pub(super) struct Block {
+    #[serde(default)]
+    text: Option<String>,
+}
+
+/// Tokens: what was read from the cache or written to it is not in `input_tokens`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub(super) struct Counted {
+    #[serde(default)]
+    input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default)]
+    output_tokens: Option<u64>,
+}
+
+impl Counted {
+    /// The later counts, where it has some: those of an event are from the beginning of the message.
+    fn or(self, former: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.or(former.input_tokens),
+            cache_creation_input_tokens: self
+                .cache_creation_input_tokens
+                .or(former.cache_creation_input_tokens),
+            cache_read_input_tokens: self
+                .cache_read_input_tokens
+                .or(former.cache_read_input_tokens),
+            output_tokens: self.output_tokens.or(former.output_tokens),
+        }
+    }
+
+    fn usage(self) -> Usage {
+        let cached = [
+            self.cache_creation_input_tokens,
+            self.cache_read_input_tokens,
+        ];
+        let cached: u64 = cached.into_iter().flatten().sum();
+        Usage {
+            input_tokens: self
+                .input_tokens
+                .map(|tokens| tokens.saturating_add(cached)),
+            output_tokens: self.output_tokens,
+        }
+    }
+}
+
+impl Whole {
+    pub(super) fn reply(self) -> Result<Reply, String> {
+        let text: String = self
+            .content
+            .into_iter()
+            .filter_map(|block| block.text)
+            .collect();
+        let finish_reason = self.stop_reason.unwrap_or_default();
+        if text.is_empty() && finish_reason.is_empty() {
+            return Err("its message has no text".to_owned());
+        }
+        Ok(Reply {
+            text,
+            usage: self.usage.usage(),
+            finish_reason,
+            milliseconds: 0,
+        })
+    }
+}
+
+/// One event of a streamed message.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(super) enum Event {
+    MessageStart {
+        message: Start,
+    },
+    ContentBlockDelta {
+        delta: Block,
+    },
+    MessageDelta {
+        delta: Stop,
+        #[serde(default)]
+        usage: Counted,
+    },
+    MessageStop,
+    Error {
+        error: Failure,
+    },
+    /// `ping`, the bounds of blocks, and whatever comes to be.
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Start {
+    #[serde(default)]
+    usage: Counted,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Stop {
+    #[serde(default)]
+    stop_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Failure {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    pub(super) message: String,
+}
+
+impl Failure {
+    /// The status that comes with such an error outside of a stream; `None`: none is known.
+    pub(super) fn status(&self) -> Option<u16> {
+        Some(match self.kind.as_str() {
+            "invalid_request_error" => 400,
+            "authentication_error" => 401,
+            "permission_error" => 403,
+            "not_found_error" => 404,
+            "request_too_large" => 413,
+            "rate_limit_error" => 429,
+            "api_error" => 500,
+            "timeout_error" => 504,
+            "overloaded_error" => 529,
+            _ => return None,
+        })
+    }
+}
+
+/// A message as its events came.
+#[derive(Default)]
+pub(super) struct Told {
+    text: String,
+    finish_reason: String,
+    usage: Counted,
+}
+
+impl Told {
+    /// True where it is over.
+    pub(super) fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::MessageStart { message } => self.usage = message.usage.or(self.usage),
+            Event::ContentBlockDelta { delta } => {
+                self.text
+                    .push_str(delta.text.as_deref().unwrap_or_default());
+            }
+            Event::MessageDelta { delta, usage } => {
+                self.usage = usage.or(self.usage);
+                if let Some(reason) = delta.stop_reason {
+                    self.finish_reason = reason;
+                }
+            }
+            Event::MessageStop => return true,
+            Event::Error { .. } | Event::Other => {}
+        }
+        false
+    }
+
+    pub(super) fn reply(self) -> Reply {
+        Reply {
+            text: self.text,
+            usage: self.usage.usage(),
+            finish_reason: self.finish_reason,
+            milliseconds: 0,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Anthropic's Messages API, streamed or not, with prompt caching.
+//!
+//! `parameters` of the model are merged into the request. System messages become `system`, wherever they stand. Two places are
+//! marked for the cache: the end of `system`, and the end of the conversation: the next turn begins with both. An answer that
+//! has to fit a schema is asked for as `output_config.format`; a server or model that refuses that is asked without, then and from
+//! then on. Source: the provider's reference of `POST /v1/messages`, version 2023-06-01.
+
+mod answer;
+
+use super::http::{Answer, Credential, Endpoint, Http};
+use super::sse::Decoder;
+use super::{Error, Provider, SetupError};
+use crate::clock::Clock;
+use answer::{Event, Told, Whole};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use headwater_engine::config::HttpHeader;
+use headwater_engine::model::{Message, Reply, Request, Role};
+use reqwest::header::HeaderName;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const VERSION: (HeaderName, &str) = (HeaderName::from_static("anthropic-version"), "2023-06-01");
+const KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+pub struct Anthropic {
+    name: String,
+    http: Http,
+    /// It refused to be asked for a format.
+    without_format: AtomicBool,
+}
+
+impl Anthropic {
+    /// # Errors
+    /// When `base_url` is not an `http` or `https` URL.
+    pub fn new(
+        name: &str,
+        base_url: &str,
+        api_key_file: Option<String>,
+        headers: &[HttpHeader],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SetupError> {
+        let endpoint = Endpoint {
+            base_url,
+            path: &["messages"],
+            query: &BTreeMap::new(),
+            credential: api_key_file.map(|file| Credential {
+                header: KEY,
+                scheme: "",
+                file,
+            }),
+            fixed: &[VERSION],
+            headers,
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            http: Http::new(name, endpoint, clock)?,
+            without_format: AtomicBool::new(false),
+        })
+    }
+
+    async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, Error> {
+        let schema = request.schema.as_deref();
+        let schema = schema.filter(|_| !self.without_format.load(Ordering::Relaxed));
+        match self.once(request, schema, within).await {
+            Err(Error::Status { status, hint, .. })
+                if schema.is_some() && is_format_refused(status, &hint) =>
+            {
+                tracing::info!(
+                    model = self.name,
+                    status,
+                    hint,
+                    "the model takes no output_config.format and is asked without"
+                );
+                self.without_format.store(true, Ordering::Relaxed);
+                self.once(request, None, within).await
+            }
+            other => other,
+        }
+    }
+
+    async fn once(
+        &self,
+        request: &Request,
+        schema: Option<&Value>,
+        within: Duration,
+    ) -> Result<Reply, Error> {
+        let body = body(request, schema);
+        let streamed = body.get("stream") == Some(&Value::Bool(true));
+        let key = &request.idempotency_key;
+        let mut answer = self.http.post(&body, key, within).await?;
+        if streamed && answer.is_streamed() {
+            return self::streamed(&mut answer).await;
+        }
+        let bytes = answer.whole().await?;
+        let whole: Whole =
+            serde_json::from_slice(&bytes).map_err(|_| answer.malformed("it is not a message"))?;
+        whole.reply().map_err(|reason| answer.malformed(&reason))
+    }
+}
+
+async fn streamed(answer: &mut Answer<'_>) -> Result<Reply, Error> {
+    let mut decoder = Decoder::default();
+    let mut told = Told::default();
+    while let Some(events) = answer.events(&mut decoder).await? {
+        for data in events {
+            let event: Event = serde_json::from_slice(&data)
+                .map_err(|_| answer.malformed("a streamed event is none of a message"))?;
+            if let Event::Error { error } = event {
+                return Err(match error.status() {
+                    Some(status) => answer.told(status, &error.message),
+                    None => answer.malformed(&format!("it says {}", error.message)),
+                });
+            }
+            if told.take(event) {
+                return Ok(told.reply());
+            }
+        }
+    }
+    Err(answer.malformed("the stream ended before the answer did"))
+}
+
+impl Provider for Anthropic {
+    fn ask<'a>(
+        &'a self,
+        request: &'a Request,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<Reply, Error>> {
+        self.ask(request, within).boxed()
+    }
+}
+
+fn is_format_refused(status: u16, hint: &str) -> bool {
+    let hint = hint.to_lowercase();
+    status == 400
+        && [
+            "output_config",
+            "output_format",
+            "json_schema",
+            "structured output",
+            "schema",
+        ]
+        .iter()
+        .any(|name| hint.contains(name))
+}
+
+fn body(request: &Request, schema: Option<&Value>) -> Map<String, Value> {
+    let mut body = request.parameters.clone();
+    body.remove("tools");
+    body.insert("model".to_owned(), json!(request.model));
+    body.entry("max_tokens")
+        .or_insert_with(|| json!(request.max_output_tokens));
+    let (system, said): (Vec<&Message>, Vec<&Message>) = request
+        .messages
+        .iter()
+        // It refuses a block without text.
+        .filter(|message| !message.content.is_empty())
+        .partition(|message| message.role == Role::System);
+    let mut system: Vec<Value> = system.into_iter().map(block).collect();
+    if let Some(last) = system.last_mut() {
+        cache(last);
+        body.insert("system".to_owned(), Value::Array(system));
+    }
+    let last = said.len().saturating_sub(1);
+    let messages = said.into_iter().enumerate().map(|(place, message)| {
+        let mut block = block(message);
+        if place == last {
+            cache(&mut block);
+        }
+        json!({"role": message.role, "content": [block]})
+    });
+    body.insert("messages".to_owned(), messages.collect());
+    if let Some(schema) = schema {
+        let config = body.entry("output_config").or_insert_with(|| json!({}));
+        if let Value::Object(config) = config {
+            let format = json!({"type": "json_schema", "schema": schema});
+            config.insert("format".to_owned(), format);
+        }
+    }
+    body
+}
+
+fn block(message: &Message) -> Value {
+    json!({"type": "text", "text": message.content})
+}
+
+/// What comes up to the end of this block may be kept for the next request.
+fn cache(block: &mut Value) {
+    block["cache_control"] = json!({"type": "ephemeral"});
+}
