@@ -14,6 +14,7 @@
     reason = "a test fails by panicking"
 )]
 
+use definitions::definitions;
 use headwater_crds::{
     AgentSpec, ContextViewSpec, EventSourceSpec, KafkaClusterSpec, ModelSpec, ToolServerSpec,
 };
@@ -26,7 +27,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+
+#[path = "support/definitions.rs"]
+mod definitions;
 
 const KINDS: [(&str, &str); 6] = [
     ("KafkaCluster", "kafkaclusters"),
@@ -46,7 +49,7 @@ struct Server {
 
 impl Server {
     async fn start(test: &str) -> Self {
-        let control_plane = install().clone();
+        let control_plane = definitions().clone();
         let kubeconfig = Kubeconfig::read_from(control_plane.kubeconfig()).unwrap();
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
@@ -123,40 +126,6 @@ impl Drop for Server {
         // What is left of a namespace disturbs nobody: names are of this process.
         let _ = command.output();
     }
-}
-
-/// Installs the chart once for all tests of this process, and waits until the server knows the kinds.
-fn install() -> &'static headwater_testbed::ControlPlane {
-    static INSTALLED: OnceLock<headwater_testbed::ControlPlane> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        let control_plane = headwater_testbed::control_plane().unwrap();
-        let chart = repository().join("charts/headwater-crds");
-        run(control_plane
-            .helm()
-            .unwrap()
-            .args([
-                "upgrade",
-                "--install",
-                "headwater-crds",
-                "--namespace",
-                "default",
-            ])
-            .arg(chart));
-        for (_, plural) in KINDS {
-            let name = format!("crd/{plural}.{}", headwater_crds::GROUP);
-            run(control_plane.kubectl().args([
-                "wait",
-                "--for=condition=Established",
-                &name,
-                "--timeout=60s",
-            ]));
-        }
-        control_plane
-    })
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn table(directory: &str) -> PathBuf {

@@ -9,6 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
+use definitions::definitions;
 use headwater_engine::config;
 use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_kafka::Settings;
@@ -24,11 +25,14 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+
+#[path = "support/definitions.rs"]
+mod definitions;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -294,36 +298,6 @@ impl Drop for Bed {
 struct Operator {
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
-}
-
-/// The control plane, with the definitions installed.
-fn definitions() -> &'static ControlPlane {
-    static INSTALLED: OnceLock<ControlPlane> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        let control_plane = headwater_testbed::control_plane().unwrap();
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/headwater-crds");
-        let mut install = control_plane.helm().unwrap();
-        install.args([
-            "upgrade",
-            "--install",
-            "headwater-crds",
-            "--namespace",
-            "default",
-            chart,
-        ]);
-        succeed(install, "");
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/yaml");
-        let mut wait = control_plane.kubectl();
-        wait.args([
-            "wait",
-            "--for=condition=Established",
-            "--timeout=60s",
-            "-f",
-            folder,
-        ]);
-        succeed(wait, "");
-        control_plane
-    })
 }
 
 fn succeed(mut command: Command, input: &str) -> String {
