@@ -65,11 +65,13 @@ pub(crate) fn replace_model(
         let Some(model) = &mut agent.model else {
             continue;
         };
-        known.insert(model.name.clone());
-        if model.name == name {
-            point(model, url, model_name, key_file);
-            replaced = true;
-        }
+        model.each_of_chain(|model| {
+            known.insert(model.name.clone());
+            if model.name == name {
+                point(model, url, model_name, key_file);
+                replaced = true;
+            }
+        });
     }
     if replaced {
         return Ok(());

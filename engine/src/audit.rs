@@ -254,6 +254,9 @@ pub struct Call {
     pub milliseconds: u64,
     pub usage: Usage,
     pub finish_reason: String,
+    /// Name of the model that answered in the place of the agent's; absent where that one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
     /// How the answer does not fit the result's schema, without its values; absent where it is the run's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,

@@ -495,6 +495,33 @@ pub struct Model {
     pub max_output_tokens: u32,
     pub request_timeout_ms: u64,
     pub retry: Retry,
+    /// Asked where this one gives no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Box<Model>>,
+}
+
+impl Model {
+    /// This one, and those that are asked in its place, in their order.
+    pub fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |model| model.fallback.as_deref())
+    }
+
+    /// The same, for each of them.
+    pub fn each_of_chain(&mut self, mut change: impl FnMut(&mut Self)) {
+        let mut next = Some(self);
+        while let Some(model) = next {
+            change(model);
+            next = model.fallback.as_deref_mut();
+        }
+    }
+
+    /// Tokens that a prompt may have, whichever of them is asked.
+    pub fn prompt_tokens(&self) -> i64 {
+        let room = |model: &Self| {
+            i64::from(model.context_window_tokens) - i64::from(model.max_output_tokens)
+        };
+        self.chain().map(room).min().unwrap_or_default()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

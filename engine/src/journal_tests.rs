@@ -20,6 +20,7 @@ fn step(offset: i64, text: &str) -> Arc<Step> {
             },
             finish_reason: "stop".to_owned(),
             milliseconds: 12,
+            answered_by: None,
         },
     })
 }

@@ -66,6 +66,7 @@ impl Setup {
                 initial_backoff_ms: 1,
                 max_backoff_ms: 5,
             },
+            fallback: None,
         }
     }
 
@@ -148,7 +149,7 @@ async fn asks_with_a_prefix_to_be_cached_and_counts_all_tokens() {
                 output_tokens: Some(3)
             },
             finish_reason: "end_turn".into(),
-            milliseconds: 0,
+            ..Reply::default()
         }
     );
     assert_eq!(

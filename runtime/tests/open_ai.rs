@@ -65,6 +65,7 @@ impl Setup {
                 initial_backoff_ms: 1,
                 max_backoff_ms: 5,
             },
+            fallback: None,
         }
     }
 
@@ -526,4 +527,59 @@ async fn a_server_that_does_not_stream_may_be_asked_to() {
     assert_eq!(setup.ask().await.unwrap().text, "late");
     let sent: Value = requests(&server).await[0].body_json().unwrap();
     assert_eq!(sent["stream_options"], json!({"include_usage": true}));
+}
+
+#[tokio::test]
+async fn another_model_answers_where_one_gives_no_answer() {
+    let failing = ResponseTemplate::new(500);
+    let (first, other) = (after(9, failing.clone()).await, after(1, failing).await);
+    let mut config = Setup::new(first.uri()).config();
+    let mut fallback = Setup::new(other.uri()).config();
+    fallback.name = "spare".into();
+    fallback.model = "spare-model".into();
+    fallback.parameters = json!({"seed": 7}).as_object().unwrap().clone();
+    fallback.max_output_tokens = 33;
+    config.fallback = Some(Box::new(fallback));
+    let request = Setup::new("").request(&config);
+    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let reply = model.answer(&request, deadline).await.unwrap();
+    assert_eq!(
+        (reply.text.as_str(), reply.answered_by.as_deref()),
+        ("late", Some("spare"))
+    );
+    assert_eq!(requests(&first).await.len(), 3);
+    let asked: Vec<Value> = requests(&other)
+        .await
+        .iter()
+        .map(|request| serde_json::from_slice(&request.body).unwrap())
+        .collect();
+    assert_eq!(asked.len(), 2);
+    for body in &asked {
+        let of = |name: &str| body[name].clone();
+        let told = (of("model"), of("seed"), of("max_tokens"));
+        assert_eq!(told, (json!("spare-model"), json!(7), json!(33)));
+        assert_eq!(body["messages"][1]["content"], "hello");
+    }
+    assert_eq!(
+        requests(&other).await[0].headers["idempotency-key"],
+        "run-0-spare"
+    );
+
+    // Where that gives none either, the error is the first one's; one that answers is asked alone.
+    let (first, other) = (
+        after(3, ResponseTemplate::new(503)).await,
+        after(9, ResponseTemplate::new(400)).await,
+    );
+    let mut config = Setup::new(first.uri()).config();
+    config.fallback = Some(Box::new(Setup::new(other.uri()).config()));
+    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    let error = model.answer(&request, deadline).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Status { status: 503, .. }),
+        "{error}"
+    );
+    let reply = model.answer(&request, deadline).await.unwrap();
+    assert_eq!((reply.text.as_str(), reply.answered_by), ("late", None));
+    assert_eq!(requests(&other).await.len(), 1);
 }

@@ -85,6 +85,7 @@ on_both_logs!(
     faults::bad_records_are_dead_letters,
     faults::a_failing_model_is_given_up_and_the_next_key_goes_on,
     outages::a_provider_that_is_away_holds_the_runs_and_uses_none_of_their_attempts,
+    outages::another_model_answers_while_a_provider_is_away,
     outages::a_request_that_is_refused_while_others_are_answered_is_given_up,
     steps::a_journaled_step_is_not_repeated_after_a_crash,
     steps::steps_are_journaled_once_across_crashes,

@@ -195,7 +195,14 @@ fn asked(model: &Model) -> String {
     if let Some(written) = model.usage.output_tokens {
         text.push_str(&tokens(written, "out"));
     }
-    if !matches!(model.finish_reason.as_str(), "" | "stop") {
+    if let Some(other) = model
+        .calls
+        .last()
+        .and_then(|call| call.answered_by.as_ref())
+    {
+        text.push_str(&format!(", answered by {} instead", clean(other, false)));
+    }
+    if !matches!(model.finish_reason.as_str(), "" | "stop" | "end_turn") {
         text.push_str(&format!(
             ", ended by {}",
             clean(&model.finish_reason, false)

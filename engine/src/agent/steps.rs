@@ -108,6 +108,7 @@ impl Agent {
             milliseconds: reply.milliseconds,
             usage: reply.usage,
             finish_reason: reply.finish_reason.clone(),
+            answered_by: reply.answered_by.clone(),
             answer: rejected.is_some().then(|| reply.text.clone()),
             rejected,
         };

@@ -97,6 +97,9 @@ pub struct Reply {
     /// From asking to this, repeated requests included, as the run saw it.
     #[serde(default)]
     pub milliseconds: u64,
+    /// Name of the model that answered in the place of the one that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_by: Option<String>,
 }
 
 /// Tokens as the provider counted them; absent where it does not say.

@@ -185,7 +185,7 @@ fn reply(text: String, messages: &[Message]) -> Reply {
         },
         text,
         finish_reason: "stop".to_owned(),
-        milliseconds: 0,
+        ..Reply::default()
     }
 }
 

@@ -65,9 +65,7 @@ impl Prompt {
         let system = prompt.system.as_ref().map(|text| template("system", text));
         let user_text = prompt.user.as_deref().unwrap_or(DEFAULT_USER);
         let user = template("user", user_text);
-        let window = agent.model.as_ref().map(|model| {
-            i64::from(model.context_window_tokens) - i64::from(model.max_output_tokens)
-        });
+        let window = agent.model.as_ref().map(config::Model::prompt_tokens);
         let budget = prompt.budget_tokens.map(i64::from).or(window);
         if budget.is_some_and(|budget| budget <= 0) {
             problems.add(

@@ -115,8 +115,8 @@ pub(crate) fn rebase(stage: &mut config::Stage, root: &str) {
         return;
     };
     if let Some(model) = &mut agent.model {
-        for file in model.provider.secret_files() {
-            at(file);
-        }
+        model.each_of_chain(|model| {
+            model.provider.secret_files().into_iter().for_each(at);
+        });
     }
 }

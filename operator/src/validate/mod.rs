@@ -10,6 +10,7 @@ mod allow;
 pub mod checked;
 mod cluster;
 mod compile;
+mod fallback;
 mod findings;
 mod joins;
 mod model;
@@ -109,9 +110,13 @@ pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
     let clusters = each(&resources.clusters, |_, object| {
         cluster::check(&context, object)
     });
-    let models = each(&resources.models, |name, object| {
-        model::check(&context, name, object)
-    });
+    let mut models = BTreeMap::new();
+    for name in fallback::order(&resources.models) {
+        if let Some(object) = resources.models.get(name) {
+            let outcome = model::check(&context, name, object, &models);
+            models.insert(name.to_owned(), outcome);
+        }
+    }
     let duplicates = duplicate_topics(resources);
     let sources = each(&resources.sources, |name, object| {
         source::check(

@@ -3,21 +3,27 @@
 use super::{
     Context,
     checked::Model,
-    compile,
+    compile, fallback,
     findings::{Findings, Outcome},
     url,
 };
 use crate::reason::Reason;
-use crate::resources::SecretKey;
+use crate::resources::{Kind, SecretKey};
 use headwater_crds::common::{Header, SecretKeyRef};
 use headwater_crds::{self as crds};
 use headwater_engine::config;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Fields of a request that are Headwater's to set.
 const RESERVED_PARAMETERS: [&str; 5] = ["model", "messages", "system", "tools", "stream"];
 
-pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> Outcome<Model> {
+/// `models`: those that were checked before, in the order of [`fallback::order`].
+pub(super) fn check(
+    context: &Context<'_>,
+    name: &str,
+    model: &crds::Model,
+    models: &BTreeMap<String, Outcome<Model>>,
+) -> Outcome<Model> {
     let mut findings = Findings::default();
     let spec = &model.spec;
     let mut secrets = BTreeSet::new();
@@ -28,12 +34,6 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
         "spec.limits",
         "a limit over all replicas",
         "bound the load with the agents' concurrency and replicas",
-    );
-    findings.not_supported(
-        spec.fallback_model_ref.is_some(),
-        "spec.fallbackModelRef",
-        "a fallback model",
-        "put a gateway that falls back behind openAI.baseURL",
     );
     if [
         spec.openai.is_some(),
@@ -83,6 +83,8 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
             "say which model to ask for, as the server calls it, e.g. gpt-4o-mini",
         );
     }
+    let fallback = fall_back(context, &mut findings, name, spec, models);
+    secrets.extend(fallback.iter().flat_map(|other| other.secrets.clone()));
     let config = provider.map(|provider| config::Model {
         name: name.to_owned(),
         provider,
@@ -96,8 +98,30 @@ pub(super) fn check(context: &Context<'_>, name: &str, model: &crds::Model) -> O
             initial_backoff_ms: u64::from(spec.retry.initial_backoff_milliseconds),
             max_backoff_ms: u64::from(spec.retry.max_backoff_milliseconds),
         },
+        fallback: fallback.map(|other| Box::new(other.config.clone())),
     });
     findings.finish(config.map(|config| Model { config, secrets }))
+}
+
+/// The model that is asked where this one gives no answer.
+fn fall_back<'m>(
+    context: &Context<'_>,
+    findings: &mut Findings,
+    name: &str,
+    spec: &crds::model::ModelSpec,
+    models: &'m BTreeMap<String, Outcome<Model>>,
+) -> Option<&'m Model> {
+    const PATH: &str = "spec.fallbackModelRef.name";
+    let other = spec.fallback_model_ref.as_ref()?;
+    if let Some(way) = fallback::circle(&context.resources.models, name) {
+        let message = format!(
+            "no model answers in the end, they fall back in a circle: {}. Leave fallbackModelRef out of one of them",
+            way.join(" -> ")
+        );
+        findings.problem(Reason::InvalidSpec, PATH, message);
+        return None;
+    }
+    findings.refer(Kind::Model, PATH, &other.name, models)
 }
 
 fn open_ai(

@@ -88,21 +88,19 @@ pub(super) fn agent(
             agent.topics.conversation.as_deref().unwrap_or("?")
         ));
     }
-    lines.push(match &agent.model {
-        Some(model) => match (&model.provider, model.provider.base_url()) {
-            (config::Provider::Scripted { rules }, _) => {
-                format!("model {}: scripted, {} rules", model.name, rules.len())
-            }
-            (_, url) => format!(
-                "model {}: {} at {}",
-                model.name,
-                model.model,
-                url.and_then(|url| url.split(['?', '#']).next())
-                    .unwrap_or_default()
-            ),
-        },
-        None => "model: none; the prompt is the result, for others to infer on".to_owned(),
-    });
+    match &agent.model {
+        Some(model) => lines.extend(model.chain().enumerate().map(|(place, model)| {
+            let instead = if place == 0 {
+                ""
+            } else {
+                "where that gives no answer, "
+            };
+            format!("{instead}{}", asked(model))
+        })),
+        None => {
+            lines.push("model: none; the prompt is the result, for others to infer on".to_owned())
+        }
+    }
     if agent.result_schema.is_some() {
         lines.push(format!(
             "result: JSON that fits its schema, sent back once if it does not; that step is kept in {} before the model is asked again",
@@ -139,4 +137,21 @@ fn reading(view: &View) -> String {
     format!(
         "folded in the agent from {input}, so as fresh as the log; {state} makes its start short"
     )
+}
+
+fn asked(model: &config::Model) -> String {
+    let name = &model.name;
+    match (&model.provider, model.provider.base_url()) {
+        (config::Provider::Scripted { rules }, _) => {
+            format!("model {name}: scripted, {} rules", rules.len())
+        }
+        (_, url) => {
+            let url = url.and_then(|url| url.split(['?', '#']).next());
+            format!(
+                "model {name}: {} at {}",
+                model.model,
+                url.unwrap_or_default()
+            )
+        }
+    }
 }

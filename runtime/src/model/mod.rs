@@ -7,6 +7,7 @@
 
 mod anthropic;
 mod client;
+mod fallback;
 mod http;
 mod open_ai;
 mod scripted;
@@ -14,6 +15,7 @@ mod sse;
 
 pub use anthropic::Anthropic;
 pub use client::Client;
+pub use fallback::Fallback;
 pub use http::LIMIT;
 pub use open_ai::OpenAi;
 pub use scripted::Scripted;
@@ -139,7 +141,7 @@ pub enum SetupError {
     Rules { model: String, reason: String },
 }
 
-/// The model of a configuration, with its retries.
+/// The model of a configuration, with its retries and what is asked in its place.
 ///
 /// # Errors
 /// When the base URL or a rule cannot work.
@@ -160,7 +162,7 @@ pub fn for_config(
             api_key_file.clone(),
             headers,
             query,
-            clock,
+            Arc::clone(&clock),
         )?),
         config::Provider::Anthropic {
             base_url,
@@ -171,14 +173,16 @@ pub fn for_config(
             base_url,
             api_key_file.clone(),
             headers,
-            clock,
+            Arc::clone(&clock),
         )?),
         config::Provider::Scripted { rules } => Box::new(Scripted::new(&config.name, rules)?),
     };
-    Ok(Arc::new(Client::new(
-        config,
-        provider,
-        Random::unseeded(),
-        metrics,
-    )))
+    let own = Client::new(config, provider, Random::unseeded(), Arc::clone(&metrics));
+    Ok(match &config.fallback {
+        None => Arc::new(own),
+        Some(fallback) => {
+            let other = for_config(fallback, clock, metrics)?;
+            Arc::new(Fallback::new(own, (**fallback).clone(), other))
+        }
+    })
 }

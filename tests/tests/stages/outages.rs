@@ -120,6 +120,35 @@ pub async fn a_provider_that_is_away_holds_the_runs_and_uses_none_of_their_attem
     agent.crash().await;
 }
 
+pub async fn another_model_answers_while_a_provider_is_away(bed: Bed) {
+    const QUESTIONS: usize = 12;
+    let mut stage = bed.agent();
+    let model = &mut stage["role"]["agent"]["model"];
+    let mut spare = model.clone();
+    spare["name"] = json!("spare");
+    model["provider"] = json!({
+        "openAi": {"baseUrl": "http://127.0.0.1:9/v1", "apiKeyFile": null, "headers": [], "query": {}},
+    });
+    model["fallback"] = spare;
+    let agent = bed.started(&stage).await;
+    let questions: Vec<_> = (0..QUESTIONS)
+        .map(|n| bed.question(&format!("k{n}"), &format!("q{n}"), ""))
+        .collect();
+    bed.writer().write(&questions).unwrap();
+    for seen in bed.follow("answers").wait(QUESTIONS) {
+        assert_eq!(seen.value["text"], "gate none turns 1");
+    }
+    let runs = bed.read("agent.helper.runs");
+    assert_eq!(runs.len(), QUESTIONS);
+    for run in runs {
+        let model = &run.value["model"];
+        assert_eq!(model["name"], "chat");
+        assert_eq!(model["calls"][0]["answeredBy"], "spare");
+    }
+    assert!(!is_away(&agent));
+    agent.crash().await;
+}
+
 pub async fn a_request_that_is_refused_while_others_are_answered_is_given_up(mut bed: Bed) {
     let (stage, _) = remote(&mut bed);
     let agent = bed.started(&stage).await;

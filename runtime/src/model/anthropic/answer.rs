@@ -77,7 +77,7 @@ impl Whole {
             text,
             usage: self.usage.usage(),
             finish_reason,
-            milliseconds: 0,
+            ..Reply::default()
         })
     }
 }
@@ -178,7 +178,7 @@ impl Told {
             text: self.text,
             usage: self.usage.usage(),
             finish_reason: self.finish_reason,
-            milliseconds: 0,
+            ..Reply::default()
         }
     }
 }

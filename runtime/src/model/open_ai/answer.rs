@@ -61,7 +61,7 @@ impl Completion {
             text,
             usage: self.usage.map(Usage::from).unwrap_or_default(),
             finish_reason: choice.finish_reason.unwrap_or_default(),
-            milliseconds: 0,
+            ..Reply::default()
         })
     }
 }
