@@ -9,6 +9,7 @@ mod anthropic;
 mod client;
 mod fallback;
 mod http;
+mod native;
 mod open_ai;
 mod scripted;
 mod sse;

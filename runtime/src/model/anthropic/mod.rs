@@ -8,6 +8,7 @@
 mod answer;
 
 use super::http::{Answer, Credential, Endpoint, Http};
+use super::native::Native;
 use super::sse::Decoder;
 use super::{Error, Provider, SetupError};
 use crate::clock::Clock;
@@ -20,17 +21,14 @@ use reqwest::header::HeaderName;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const VERSION: (HeaderName, &str) = (HeaderName::from_static("anthropic-version"), "2023-06-01");
 const KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 pub struct Anthropic {
-    name: String,
     http: Http,
-    /// It refused to be asked for a format.
-    without_format: AtomicBool,
+    native: Native,
 }
 
 impl Anthropic {
@@ -56,26 +54,15 @@ impl Anthropic {
             headers,
         };
         Ok(Self {
-            name: name.to_owned(),
             http: Http::new(name, endpoint, clock)?,
-            without_format: AtomicBool::new(false),
+            native: Native::default(),
         })
     }
 
     async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, Error> {
-        let schema = request.schema.as_deref();
-        let schema = schema.filter(|_| !self.without_format.load(Ordering::Relaxed));
+        let schema = self.native.wanted(request.schema.as_deref());
         match self.once(request, schema, within).await {
-            Err(Error::Status { status, hint, .. })
-                if schema.is_some() && is_format_refused(status, &hint) =>
-            {
-                tracing::info!(
-                    model = self.name,
-                    status,
-                    hint,
-                    "the model takes no output_config.format and is asked without"
-                );
-                self.without_format.store(true, Ordering::Relaxed);
+            Err(error) if schema.is_some() && self.native.is_refused(&error) => {
                 self.once(request, None, within).await
             }
             other => other,
@@ -131,20 +118,6 @@ impl Provider for Anthropic {
     ) -> BoxFuture<'a, Result<Reply, Error>> {
         self.ask(request, within).boxed()
     }
-}
-
-fn is_format_refused(status: u16, hint: &str) -> bool {
-    let hint = hint.to_lowercase();
-    status == 400
-        && [
-            "output_config",
-            "output_format",
-            "json_schema",
-            "structured output",
-            "schema",
-        ]
-        .iter()
-        .any(|name| hint.contains(name))
 }
 
 fn body(request: &Request, schema: Option<&Value>) -> Map<String, Value> {

@@ -30,14 +30,6 @@ pub(super) fn response_format(schema: &Value) -> Option<Value> {
     }))
 }
 
-/// Whether a refusal is about the format that was asked for, so that the server may answer without it.
-pub(super) fn is_refused(status: u16, message: &str) -> bool {
-    matches!(status, 400 | 404 | 415 | 422 | 501)
-        && ["response_format", "json_schema", "structured output"]
-            .iter()
-            .any(|name| message.to_lowercase().contains(name))
-}
-
 fn is_strict(schema: &Value) -> bool {
     let Some(schema) = schema.as_object() else {
         return false;

@@ -9,6 +9,7 @@ mod answer;
 mod format;
 
 use super::http::{Answer, Credential, Endpoint, Http};
+use super::native::Native;
 use super::sse::Decoder;
 use super::{Error, Provider, SetupError};
 use crate::clock::Clock;
@@ -21,14 +22,11 @@ use reqwest::header::AUTHORIZATION;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub struct OpenAi {
-    name: String,
     http: Http,
-    /// The server refused to be asked for a format.
-    without_format: AtomicBool,
+    native: Native,
 }
 
 impl OpenAi {
@@ -55,31 +53,17 @@ impl OpenAi {
             headers,
         };
         Ok(Self {
-            name: name.to_owned(),
             http: Http::new(name, endpoint, clock)?,
-            without_format: AtomicBool::new(false),
+            native: Native::default(),
         })
     }
 
     async fn ask(&self, request: &Request, within: Duration) -> Result<Reply, Error> {
-        let format = match &request.schema {
-            Some(schema) if !self.without_format.load(Ordering::Relaxed) => {
-                format::response_format(schema)
-            }
-            _ => None,
-        };
+        let schema = self.native.wanted(request.schema.as_deref());
+        let format = schema.and_then(format::response_format);
         let asked = format.is_some();
         match self.once(request, format, within).await {
-            Err(Error::Status { status, hint, .. })
-                if asked && format::is_refused(status, &hint) =>
-            {
-                tracing::info!(
-                    model = self.name,
-                    status,
-                    hint,
-                    "the server takes no response_format and is asked without"
-                );
-                self.without_format.store(true, Ordering::Relaxed);
+            Err(error) if asked && self.native.is_refused(&error) => {
                 self.once(request, None, within).await
             }
             other => other,
