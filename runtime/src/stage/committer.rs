@@ -15,6 +15,7 @@ use crate::backoff::{Backoff, Random};
 use crate::log::{self, Committed, GroupReader, Log, Scope, Transactional};
 use crate::metrics::{self, Metrics};
 use headwater_engine::record::{NewRecord, TopicPartition};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -199,6 +200,12 @@ impl Committer {
         self.life.board.solved("KafkaUnavailable", &self.id);
     }
 
+    /// The group took this member's partitions away for its silence, as where the broker was gone: what it said of the last
+    /// commits may not be so. Nothing that was in memory counts any more, and the next [`Committer::sweep`] ends what is left of them.
+    pub(super) fn distrust(&mut self) {
+        self.writer = None;
+    }
+
     /// Opens the writer now, so that what a predecessor left open is ended.
     pub(super) fn open(&mut self) -> log::Result<()> {
         if self.writer.is_none() {
@@ -215,6 +222,22 @@ impl Committer {
             self.writer = None;
         }
         self.open_swept(group)
+    }
+
+    /// What the group has committed, once no transaction holds any of it. Where that is not told and nothing is in memory that counts on
+    /// former commits (`is_new`), what this id has left is ended anew before the next try.
+    pub(super) fn committed(
+        &mut self,
+        group: &mut dyn GroupReader,
+        partitions: &[TopicPartition],
+        is_new: bool,
+    ) -> log::Result<HashMap<TopicPartition, Option<Committed>>> {
+        self.open_swept(group)?;
+        let found = group.committed(partitions);
+        if found.is_err() && is_new {
+            self.distrust();
+        }
+        found
     }
 
     fn open_swept(&mut self, group: &dyn GroupReader) -> log::Result<()> {

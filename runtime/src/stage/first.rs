@@ -7,7 +7,7 @@
 use super::life::Life;
 use super::reading::persist;
 use super::{Error, Stall};
-use crate::log::{Committed, GroupReader, Log, Watermarks};
+use crate::log::{self, Committed, Log, Watermarks};
 use headwater_engine::config::StartFrom;
 use headwater_engine::record::TopicPartition;
 use std::collections::HashMap;
@@ -32,18 +32,18 @@ pub(super) enum Found {
     Lost,
 }
 
-/// Waits until a predecessor's transactions are decided, so that what is read afterwards is complete. `all`: every
-/// partition that the group reads, of which `assigned` are this member's. `worked`: whether it has worked before.
+/// Waits until a predecessor's transactions are decided, so that what is read afterwards is complete. `ask`: for what the
+/// group has committed. `all`: every partition that the group reads, of which `assigned` are this member's. `worked`: whether it has worked before.
 pub(super) fn find(
     log: &dyn Log,
     life: &Life,
-    group: &mut dyn GroupReader,
+    mut ask: impl FnMut(&[TopicPartition]) -> log::Result<Offsets>,
     all: Vec<TopicPartition>,
     assigned: &[TopicPartition],
     start_from: StartFrom,
     worked: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<Found, Error> {
-    let committed = persist(life, "committed offsets", || group.committed(&all))?;
+    let committed = persist(life, "committed offsets", || ask(&all))?;
     if committed.values().any(Option::is_some) {
         return Ok(Found::Offsets(committed));
     }

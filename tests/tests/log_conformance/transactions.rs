@@ -237,7 +237,11 @@ pub fn a_sweep_leaves_what_was_decided(bed: &Bed) {
             &records(&topic, &["other"]),
             None,
             End::Commit,
-            || writer.sweep(&metadata, &scope).unwrap(),
+            || {
+                if round == 1 {
+                    writer.sweep(&metadata, &scope).unwrap();
+                }
+            },
         );
         let after = member.reader.committed(&partitions).unwrap();
         assert_eq!(after[&partitions[0]], Some(committed(round, "")));

@@ -35,6 +35,9 @@ const ABORT: Duration = Duration::from_secs(10);
 const ABORT_TRY: Duration = Duration::from_millis(200);
 /// How long the markers of a commit that took long may be on their way.
 const MARKERS: Duration = Duration::from_secs(5);
+/// The markers of what ends former transactions may get lost as theirs did, as long as a broker is starting.
+const SWEEPS: u32 = 4;
+const SWEEP: Duration = Duration::from_secs(1);
 const MARKERS_ASK: Duration = Duration::from_millis(100);
 /// The key of a record that is never committed; a compacted topic takes none without.
 const SWEPT: &[u8] = b"headwater-sweep";
@@ -125,12 +128,15 @@ impl KafkaTransactional {
     }
 
     /// Whether readers of committed records get as far as what was written, once its markers had their time.
-    fn is_readable(&self, written: &Written<'_>) -> Result<bool> {
+    fn is_readable(&self, written: &Written<'_>, within: Duration) -> Result<bool> {
+        if written.is_empty() {
+            return Ok(true);
+        }
         let partitions: Vec<TopicPartition> = written
             .keys()
             .map(|(topic, partition)| TopicPartition::new(*topic, *partition))
             .collect();
-        let deadline = Instant::now() + MARKERS;
+        let deadline = Instant::now() + within;
         loop {
             let ends = self.shared.stable_ends(&partitions)?;
             if ends
@@ -170,13 +176,13 @@ impl KafkaTransactional {
             .collect())
     }
 
-    /// Begins a transaction in these partitions and the group's offsets, and gives it up.
+    /// Begins a transaction in these partitions and the group's offsets, and gives it up. True where readers get past it.
     fn touch(
         &mut self,
         group: &GroupMetadata,
         scope: &Scope,
         partitions: &[TopicPartition],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.prepare()?;
         let record = |at: &TopicPartition| NewRecord {
             topic: at.topic.to_string(),
@@ -191,10 +197,10 @@ impl KafkaTransactional {
         };
         let offsets = [(TopicPartition::new(scope.reads.as_str(), 0), any)];
         let touched = match self.fill(&records, None) {
-            Ok(_) => match self.add_offsets(group, &offsets) {
-                Ok(()) => Ok(()),
+            Ok(written) => match self.add_offsets(group, &offsets) {
+                Ok(()) => Ok(written),
                 // Where the group refuses them, its partition of offsets is part of the transaction by then.
-                Err((_, code)) if is_of_the_group(code) => Ok(()),
+                Err((_, code)) if is_of_the_group(code) => Ok(written),
                 Err((error, _)) => Err(error),
             },
             Err(Error::Refused { topic, reason, .. }) => Err(Error::Abort {
@@ -208,7 +214,7 @@ impl KafkaTransactional {
             }
             _ => self.abort(),
         }
-        touched
+        self.is_readable(&touched?, SWEEP)
     }
 
     /// A record that was not written because the producer was fenced does not say so itself.
@@ -295,7 +301,7 @@ impl KafkaTransactional {
                     if began.elapsed() <= COMMIT_LONG {
                         return Ok(());
                     }
-                    let reason = match self.is_readable(written) {
+                    let reason = match self.is_readable(written, MARKERS) {
                         Ok(true) => {
                             self.state = State::Renew;
                             return Ok(());
@@ -405,7 +411,14 @@ impl Transactional for KafkaTransactional {
         outcome
     }
     fn sweep(&mut self, group: &GroupMetadata, scope: &Scope) -> Result<()> {
-        let undecided = self.undecided(&scope.writes)?;
-        self.touch(group, scope, &undecided)
+        for _ in 0..SWEEPS {
+            let undecided = self.undecided(&scope.writes)?;
+            if self.touch(group, scope, &undecided)? {
+                return Ok(());
+            }
+        }
+        // Nobody but their writer can end them: it will, unless it is gone for good.
+        tracing::warn!(target: "headwater::kafka", id = self.id, "transactions of other writers stay open in its topics");
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use super::super::resume::{self, Intent};
 use super::super::{Error, Stall};
 use super::Setup;
 use super::progress::Progress;
-use crate::log::{Committed, GroupReader, Log};
+use crate::log::{self, Committed, Log};
 use headwater_engine::config::StartFrom;
 use headwater_engine::conversation::{self, Limits};
 use headwater_engine::fault::Fault;
@@ -39,7 +39,7 @@ pub(super) struct Place {
 pub(super) fn find(
     setup: &Setup,
     life: &Life,
-    group: &mut dyn GroupReader,
+    ask: impl FnMut(&[TopicPartition]) -> log::Result<first::Offsets>,
     topic: &str,
     partitions: i32,
     assigned: &[TopicPartition],
@@ -61,7 +61,7 @@ pub(super) fn find(
     let told = (journal.as_str(), setup.config.topics.runs.as_str());
     let is_clean = |at: &Committed| Progress::read(at, &at.metadata).is_some_and(|at| at.clean);
     let own = all.clone();
-    let mut committed = match first::find(log, life, group, own, assigned, start_from, worked)? {
+    let mut committed = match first::find(log, life, ask, own, assigned, start_from, worked)? {
         first::Found::Offsets(committed) => committed,
         first::Found::New(offsets) => return Ok(Found::New(offsets)),
         first::Found::NotYet => return Ok(Found::NotYet),

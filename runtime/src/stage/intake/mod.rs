@@ -224,6 +224,7 @@ impl Loop {
             group.pause(&stopped)?;
         }
         if !rebalance.lost.is_empty() {
+            self.committer.distrust();
             self.lose(group, &rebalance.lost)?;
         }
         self.unplaced.extend(rebalance.assigned);

@@ -1,11 +1,13 @@
 //! Where partitions of the sources begin, and what is forgotten when they go.
 
+use super::super::context::Context;
 use super::super::first::{self, ASK_AGAIN, Found, NOTHING};
+use super::super::life::Life;
 use super::super::positions::{self, Last, Reader};
 use super::super::reading::{partitions, persist};
 use super::super::resume::Intent;
 use super::super::{Error, Stall};
-use super::{Begin, Loop, Owned, covered};
+use super::{Begin, Loop, Owned, Task, covered};
 use crate::log::{GroupReader, Start};
 use headwater_engine::config::Role;
 use headwater_engine::record::TopicPartition;
@@ -60,7 +62,8 @@ impl Loop {
         let log = Arc::clone(&self.context.services.log);
         let bounds = persist(&self.life, "watermarks", || log.watermarks(&assigned))?;
         // Offsets of an input log that was deleted since.
-        let former = self.task.begin == Begin::Earliest && !self.is_written()?;
+        let former = self.task.begin == Begin::Earliest
+            && !is_written(&self.context, &self.life, &self.task)?;
         let (input, entries) = (&self.task.topic, &self.task.entries);
         let covered = if former || entries.is_empty() {
             HashMap::new()
@@ -110,13 +113,14 @@ impl Loop {
     }
 
     fn find(
-        &self,
+        &mut self,
         group: &mut dyn GroupReader,
         assigned: &[TopicPartition],
     ) -> Result<Found, Error> {
+        let is_new = self.owned.is_empty();
         let Begin::Once(start_from) = self.task.begin else {
             let offsets = persist(&self.life, "committed offsets", || {
-                group.committed(assigned)
+                self.committer.committed(group, assigned, is_new)
             })?;
             return Ok(Found::Offsets(offsets));
         };
@@ -130,9 +134,13 @@ impl Loop {
             _ => Ok(Vec::new()),
         };
         let group_of = |known| positions::of_group(&*log, &self.life, known);
-        let worked = || Ok(group_of(journaled(&all)?)?.is_some() || self.is_written()?);
+        let (context, life, task) = (&self.context, &self.life, &self.task);
+        let worked =
+            || Ok(group_of(journaled(&all)?)?.is_some() || is_written(context, life, task)?);
+        let committer = &mut self.committer;
+        let ask = |of: &[TopicPartition]| committer.committed(group, of, is_new);
         let own = all.clone();
-        match first::find(&*log, &self.life, group, own, assigned, start_from, worked)? {
+        match first::find(&*log, &self.life, ask, own, assigned, start_from, worked)? {
             Found::Lost => Ok(group_of(journaled(&all)?)?.map_or(Found::Lost, Found::New)),
             Found::Offsets(mut committed) => {
                 for (partition, last) in journaled(assigned)? {
@@ -170,14 +178,6 @@ impl Loop {
                 topic, self.task.group, resource
             ),
         }
-    }
-
-    fn is_written(&self) -> Result<bool, Error> {
-        let all: Vec<TopicPartition> =
-            partitions_of(&self.task.topic, self.task.partitions).collect();
-        let log = &self.context.services.log;
-        let ends = persist(&self.life, "watermarks", || log.watermarks(&all))?;
-        Ok(ends.values().any(|bounds| bounds.high > 0))
     }
 
     /// Partitions that are another's now, or about to be.
@@ -228,4 +228,12 @@ impl Loop {
 fn partitions_of(topic: &str, count: i32) -> impl Iterator<Item = TopicPartition> {
     let topic: Arc<str> = topic.into();
     (0..count).map(move |partition| TopicPartition::new(Arc::clone(&topic), partition))
+}
+
+/// Whether the input log holds anything, or did.
+fn is_written(context: &Context, life: &Life, task: &Task) -> Result<bool, Error> {
+    let all: Vec<TopicPartition> = partitions_of(&task.topic, task.partitions).collect();
+    let log = &context.services.log;
+    let ends = persist(life, "watermarks", || log.watermarks(&all))?;
+    Ok(ends.values().any(|bounds| bounds.high > 0))
 }

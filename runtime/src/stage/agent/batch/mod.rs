@@ -11,6 +11,7 @@ mod tell;
 
 use super::super::Error;
 use super::super::committer::{Committer, Outcome};
+use super::super::first::Offsets;
 use super::super::life::Life;
 use super::super::resume::position;
 use super::Setup;
@@ -85,6 +86,21 @@ impl Batches {
 
     pub(super) fn open(&mut self) -> log::Result<()> {
         self.committer.open()
+    }
+
+    /// As [`Committer::distrust`].
+    pub(super) fn distrust(&mut self) {
+        self.committer.distrust();
+    }
+
+    /// As [`Committer::committed`].
+    pub(super) fn committed(
+        &mut self,
+        group: &mut dyn GroupReader,
+        partitions: &[TopicPartition],
+        is_new: bool,
+    ) -> log::Result<Offsets> {
+        self.committer.committed(group, partitions, is_new)
     }
 
     /// As [`Committer::sweep`].

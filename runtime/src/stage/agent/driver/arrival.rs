@@ -45,10 +45,15 @@ impl Driver {
         }
         let (setup, life) = (Arc::clone(&self.setup), Arc::clone(&self.life));
         persist(&life, "transactional id", || self.batches.sweep(group))?;
+        let is_new = self
+            .owned
+            .values()
+            .all(|owned| matches!(owned.state, State::Arriving | State::Stalled));
+        let batches = &mut self.batches;
         let found = start::find(
             &setup,
             &life,
-            group,
+            |of| batches.committed(group, of, is_new),
             &self.topic,
             self.partition_count,
             &self.unplaced,

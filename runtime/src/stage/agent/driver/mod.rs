@@ -266,6 +266,9 @@ impl Driver {
             }
             event => rebalance.note(&event),
         })?;
+        if !rebalance.lost.is_empty() {
+            self.batches.distrust();
+        }
         for partition in &rebalance.lost {
             self.drop_partition(partition.partition);
         }

@@ -212,6 +212,9 @@ impl Fold {
             group.pause(&stopped)?;
         }
         self.count(&folded);
+        if !rebalance.lost.is_empty() {
+            self.committer.distrust();
+        }
         for partition in &rebalance.lost {
             self.drop_partition(partition.partition);
         }
@@ -308,8 +311,9 @@ impl Fold {
             self.committer.sweep(group)
         })?;
         // Asked before the state is read: a predecessor's transaction is decided by then.
+        let is_new = self.owned.is_empty();
         let committed = persist(&self.life, "committed offsets", || {
-            group.committed(assigned)
+            self.committer.committed(group, assigned, is_new)
         })?;
         for partition in assigned {
             let progress = Arc::new(AtomicU8::new(0));
