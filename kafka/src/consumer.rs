@@ -7,10 +7,10 @@
 //! for its waker. What arrived may be a commit marker only; then `poll` returns with nothing, since the
 //! position moved.
 
-use crate::Context;
 pub use crate::message::Message;
 use crate::message::{Batch, Shower};
 use crate::native::{Owned, text};
+use crate::{Context, brokers};
 
 use rdkafka::bindings as sys;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -23,6 +23,9 @@ use std::time::{Duration, Instant};
 
 /// How long fetching may take to stop.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long nothing may come before it is looked whether a broker is there.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Records that wait and are dropped at once; more come while they are fetched.
 const DROPPED: usize = 100_000;
@@ -86,6 +89,9 @@ pub struct Consumer {
     queue: Owned<sys::rd_kafka_queue_t>,
     base: BaseConsumer<Context>,
     arrivals: Arc<Arrivals>,
+    servers: String,
+    /// Since something came, or was looked for last.
+    quiet: Mutex<Instant>,
 }
 
 impl Consumer {
@@ -112,6 +118,11 @@ impl Consumer {
             queue,
             base,
             arrivals,
+            servers: config
+                .get("bootstrap.servers")
+                .unwrap_or_default()
+                .to_owned(),
+            quiet: Mutex::new(Instant::now()),
         })
     }
 
@@ -154,6 +165,7 @@ impl Consumer {
         loop {
             let before = self.arrivals.take();
             let count = drain();
+            self.look(count > 0 || before.arrived);
             if count > 0 || before.arrived || before.woken {
                 return count;
             }
@@ -161,7 +173,23 @@ impl Consumer {
             if left.is_zero() {
                 return 0;
             }
-            self.arrivals.wait(left);
+            self.arrivals.wait(left.min(QUIET));
+        }
+    }
+
+    /// As [`brokers::look`], for who waits for an answer and polls nothing meanwhile.
+    pub fn look_for_brokers(&self) {
+        brokers::look(self.base.client(), &self.servers);
+    }
+
+    /// Where nothing came for a while, nobody may be there whom it comes from.
+    fn look(&self, came: bool) {
+        let mut quiet = self.quiet.lock().unwrap_or_else(PoisonError::into_inner);
+        if came {
+            *quiet = Instant::now();
+        } else if quiet.elapsed() >= QUIET {
+            brokers::look(self.base.client(), &self.servers);
+            *quiet = Instant::now();
         }
     }
 

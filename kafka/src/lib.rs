@@ -13,6 +13,7 @@
 
 pub mod admin;
 pub mod allow;
+pub mod brokers;
 pub mod consumer;
 mod context;
 pub mod error;

@@ -1,6 +1,7 @@
 //! One request of the admin interface: its options, its queue, and the wait for its answer.
 
 use super::Admin;
+use crate::brokers;
 use crate::error::{Error, Result, is_unreachable};
 use crate::native::{Owned, text};
 use rdkafka::bindings as sys;
@@ -135,6 +136,7 @@ fn wait(
 
 fn explain(admin: &Admin, what: &str, code: Code, reason: String) -> Error {
     if is_unreachable(code) {
+        brokers::look(admin.client(), &admin.servers);
         // Why the connection failed says more than that nothing came.
         return match admin.client().context().last_failure() {
             Some((Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL, reason)) => {

@@ -24,6 +24,9 @@ const BACKOFF: Backoff = Backoff {
     max: Duration::from_secs(2),
 };
 
+/// Between tries to end what a broker has left.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// Longer than a member takes to learn that another process has its static id: a heartbeat, each 3 s.
 const REPLACED: Duration = Duration::from_secs(4);
 
@@ -35,6 +38,8 @@ pub(super) struct Committer {
     writer: Option<Box<dyn Transactional>>,
     /// Nothing is left of its id's former transactions.
     is_swept: bool,
+    /// When that is tried again.
+    settle_at: Instant,
     /// The batch at hand may have been committed.
     in_doubt: bool,
     failures: u32,
@@ -72,6 +77,7 @@ impl Committer {
             scope,
             writer: None,
             is_swept: false,
+            settle_at: Instant::now(),
             in_doubt: false,
             failures: 0,
             retry_at: None,
@@ -222,6 +228,24 @@ impl Committer {
             self.writer = None;
         }
         self.open_swept(group)
+    }
+
+    /// The same, whether or not anything is to be read or written: what a broker has left of this id's transactions keeps others from
+    /// reading, and they cannot end it. It is tried again where it fails.
+    pub(super) fn settle(&mut self, group: &dyn GroupReader) {
+        if self.settle_at().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        if let Err(error) = self.open_swept(group) {
+            tracing::info!(id = self.id, error = %error, "what a broker may have left of its transactions is looked for again");
+            self.settle_at = Instant::now() + SETTLE;
+        }
+    }
+
+    /// When [`Committer::settle`] has something to do.
+    pub(super) fn settle_at(&self) -> Option<Instant> {
+        let is_settled = self.is_swept && self.writer.is_some();
+        (!is_settled).then_some(self.settle_at)
     }
 
     /// What the group has committed, once no transaction holds any of it. Where that is not told and nothing is in memory that counts on

@@ -34,6 +34,10 @@ impl Topic {
     /// Follows more partitions, from their beginning.
     pub fn grow(&mut self, partitions: i32) {
         self.next.resize(usize::try_from(partitions).unwrap(), 0);
+        self.assign();
+    }
+
+    fn assign(&self) {
         let mut assignment = TopicPartitionList::new();
         for (partition, next) in (0..).zip(&self.next) {
             assignment
@@ -61,6 +65,7 @@ impl Topic {
         let ends = self.ends();
         let deadline = Instant::now() + READ;
         let mut read = Vec::new();
+        let (mut stands, mut since) = (self.next.clone(), Instant::now());
         while self.next.iter().zip(&ends).any(|(next, end)| next < end) {
             assert!(
                 Instant::now() < deadline,
@@ -86,6 +91,14 @@ impl Topic {
                 Some(Err(_)) => {}
                 // Only at rest: asking after each record would be slow.
                 None => self.follow(),
+            }
+            if stands != self.next {
+                (stands, since) = (self.next.clone(), Instant::now());
+            } else if since.elapsed() > ASK {
+                // A broker that was held may have told it of no brokers, and it asks nobody any more.
+                self.consumer = consumer(&self.bootstrap);
+                self.assign();
+                since = Instant::now();
             }
         }
         read

@@ -244,7 +244,11 @@ impl GroupReader for KafkaMember {
         &mut self,
         partitions: &[TopicPartition],
     ) -> Result<HashMap<TopicPartition, Option<Committed>>> {
-        committed(self.consumer.base(), partitions)
+        let found = committed(self.consumer.base(), partitions);
+        if found.is_err() {
+            self.consumer.look_for_brokers();
+        }
+        found
     }
 
     fn metadata(&self) -> Result<GroupMetadata> {

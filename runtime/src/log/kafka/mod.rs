@@ -21,10 +21,10 @@ use crate::secret::Secret;
 use errors::{admin, client};
 use headwater_engine::config;
 use headwater_engine::record::TopicPartition;
-use headwater_kafka::Context;
 use headwater_kafka::admin::{Admin, NewTopic};
 use headwater_kafka::offsets::{self, End};
 use headwater_kafka::settings::{Sasl, SaslMechanism, Settings, Tls};
+use headwater_kafka::{Context, brokers};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use std::collections::{BTreeSet, HashMap};
@@ -202,6 +202,8 @@ impl Shared {
             if !matches!(error, Error::Unavailable { .. }) || Instant::now() >= deadline {
                 return Err(error);
             }
+            let servers = self.config.get("bootstrap.servers").unwrap_or_default();
+            brokers::look(asking.client(), servers);
             refresh(asking, partitions);
         }
     }

@@ -230,6 +230,9 @@ impl Loop {
         self.unplaced.extend(rebalance.assigned);
         self.place(group)?;
         self.joined |= rebalance.any;
+        if self.joined {
+            self.committer.settle(group);
+        }
         self.positions(group);
         let due = self
             .committer
@@ -340,7 +343,9 @@ impl Loop {
         } else {
             self.ask_at.saturating_duration_since(Instant::now())
         };
+        let settle = self.committer.settle_at().filter(|_| self.joined);
         ask.min(self.wait_for_events())
+            .min(settle.map_or(IDLE, |at| at.saturating_duration_since(Instant::now())))
     }
 
     fn wait_for_events(&self) -> Duration {

@@ -108,6 +108,16 @@ impl Batches {
         self.committer.sweep(group)
     }
 
+    /// As [`Committer::settle`].
+    pub(super) fn settle(&mut self, group: &dyn GroupReader) {
+        self.committer.settle(group);
+    }
+
+    /// As [`Committer::settle_at`].
+    pub(super) fn settle_at(&self) -> Option<Instant> {
+        self.committer.settle_at()
+    }
+
     /// Something is under way whose fate is not known yet.
     pub(super) fn is_busy(&self) -> bool {
         self.pending.is_some()

@@ -274,6 +274,9 @@ impl Driver {
         }
         self.assigned(&rebalance.assigned);
         self.joined |= rebalance.any;
+        if self.joined {
+            self.batches.settle(group);
+        }
         self.place(group)?;
         self.arrived()?;
         self.activate(group)?;
@@ -315,7 +318,9 @@ impl Driver {
         let most = if self.draining { DRAINING } else { IDLE };
         let ask = (!self.unplaced.is_empty()).then_some(self.ask_at);
         let commit = self.batches.due_at(self.active().map(|(_, active)| active));
+        let settle = self.batches.settle_at().filter(|_| self.joined);
         ask.into_iter()
+            .chain(settle)
             .chain(commit)
             .chain(self.next_due())
             .min()

@@ -234,6 +234,9 @@ impl Fold {
             }
         }
         self.joined |= rebalance.any;
+        if self.joined {
+            self.committer.settle(group);
+        }
         if self.due() {
             self.checkpoint(group, |_| true)?;
         }
@@ -421,7 +424,9 @@ impl Fold {
         } else {
             IDLE
         };
-        self.due_at().map_or(most, |at| {
+        let settle = self.committer.settle_at().filter(|_| self.joined);
+        let due = self.due_at().into_iter().chain(settle).min();
+        due.map_or(most, |at| {
             at.saturating_duration_since(Instant::now()).min(most)
         })
     }
