@@ -171,7 +171,8 @@ pub struct Scripted {
     "set what the rule answers: reply, toolCalls or both; or else error alone",
 ))]
 pub struct ScriptedRule {
-    /// CEL over `request`, with `messages`, `tools`, `prompt` (the last user message) and `context`; gives a bool. Default: `true`.
+    /// CEL over `request`, with `messages`, `tools`, `prompt` (the last user message), `context`, and `calls` (what the run called so far:
+    /// `tool`, `arguments`, `outcome`, `result`), e.g. `size(request.calls) == 0`; gives a bool. Default: `true`.
     #[schemars(length(min = 1, max = limits::EXPRESSION))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when: Option<String>,

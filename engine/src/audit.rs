@@ -21,6 +21,7 @@
 //!  "input": {"event": {}, "context": {}, "meta": {}, "conversation": [], "run": {}},
 //!  "model": {"name": "chat", "model": "gpt-4o-mini", "usage": {}, "finishReason": "stop", "answer": "...",
 //!    "calls": [{"milliseconds": 480, "usage": {}, "finishReason": "stop"}]},
+//!  "calls": [{"id": "call-1-1", "tool": "rebook", "arguments": {}, "outcome": "Done", "result": {}, "milliseconds": 12}],
 //!  "outputs": [{"output": "answer", "topic": "shop.answers", "key": "c1"}],
 //!  "failure": {"reason": "OverBudget", "message": "..."},
 //!  "values": "Full"}
@@ -28,7 +29,7 @@
 //!
 //! `now` has the slots that outputs read once more, as `slots` has the others. `rows` names the rows that were shown; `input` is the template input, from which the same templates
 //! give the same prompt. Times are milliseconds since the epoch. `values` says what of the content is
-//! there: `Full`; `Hashes`: neither messages, input nor answer, and keys as `sha256:` and their hash;
+//! there: `Full`; `Hashes`: neither messages, input, answer nor what calls sent and got, and keys as `sha256:` and their hash;
 //! `Packed`: as it was over 900 KiB, messages, input and answer are left out here, and the whole record
 //! stands in `packed`, compressed with Zstandard, in base64; `TooLarge`: they are left out, as even that
 //! was over 900 KiB. Where the rows' origins alone are too many, they are left out too, and only counted.
@@ -36,7 +37,7 @@
 
 use crate::config;
 use crate::fault::{Fault, Reason};
-use crate::model::{Message, Usage};
+use crate::model::{Called, Message, Usage};
 use crate::record::{NewRecord, Position, TopicPartition};
 use crate::run::sha256;
 use data_encoding::BASE64;
@@ -123,6 +124,10 @@ pub struct Record {
     pub input: Option<Arc<Value>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Model>,
+    /// Calls of tools, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Called>,
+    /// What outputs wrote, and tools that write.
     #[serde(default)]
     pub outputs: Vec<Written>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -257,10 +262,10 @@ pub struct Call {
     /// Name of the model that answered in the place of the agent's; absent where that one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_by: Option<String>,
-    /// How the answer does not fit the result's schema, without its values; absent where it is the run's.
+    /// How the answer does not fit the result's schema, without its values; absent where it is the run's, or asks for calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
-    /// What was rejected.
+    /// What was rejected, or said beside calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<String>,
 }
@@ -423,6 +428,10 @@ impl Record {
         if let Some(model) = &mut record.model {
             model.answer = None;
             model.calls.iter_mut().for_each(|call| call.answer = None);
+        }
+        for called in &mut record.calls {
+            called.arguments = Value::Null;
+            called.result = Value::Null;
         }
         record
     }

@@ -360,12 +360,37 @@ pub struct Agent {
     /// JSON Schema that the model's answer has to fit; the outputs see it as `result.json`.
     #[serde(default)]
     pub result_schema: Option<serde_json::Value>,
+    /// What the model may call; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Tools>,
     pub outputs: Vec<Output>,
     pub delivery: Delivery,
     pub audit: Audit,
     /// Runs under way at once in each replica.
     pub concurrency: u32,
     pub topics: AgentTopics,
+}
+
+impl Agent {
+    /// Topics that its outputs and tools write.
+    pub fn written(&self) -> impl Iterator<Item = &str> {
+        let outputs = self.outputs.iter().map(|output| output.topic.as_str());
+        let tools = self.tools.iter().flat_map(|tools| &tools.tools);
+        outputs.chain(tools.filter_map(|tool| match &tool.does {
+            ToolDoes::Emit { topic, .. } => Some(topic.as_str()),
+            ToolDoes::Server { .. } | ToolDoes::View { .. } => None,
+        }))
+    }
+
+    /// Names of the sources that its outputs and tools write.
+    pub fn written_sources(&self) -> impl Iterator<Item = &str> {
+        let outputs = self.outputs.iter().map(|output| output.source.as_str());
+        let tools = self.tools.iter().flat_map(|tools| &tools.tools);
+        outputs.chain(tools.filter_map(|tool| match &tool.does {
+            ToolDoes::Emit { source, .. } => Some(source.as_str()),
+            ToolDoes::Server { .. } | ToolDoes::View { .. } => None,
+        }))
+    }
 }
 
 /// Topics of the agent's own.
@@ -567,12 +592,7 @@ impl Provider {
             } => (api_key_file, headers),
             Self::Scripted { .. } => return Vec::new(),
         };
-        let headers = headers
-            .iter_mut()
-            .filter_map(|header| match &mut header.value {
-                HttpHeaderValue::File(file) => Some(file),
-                HttpHeaderValue::Text(_) => None,
-            });
+        let headers = headers.iter_mut().filter_map(HttpHeader::file);
         key.iter_mut().chain(headers).collect()
     }
 }
@@ -582,6 +602,16 @@ impl Provider {
 pub struct HttpHeader {
     pub name: String,
     pub value: HttpHeaderValue,
+}
+
+impl HttpHeader {
+    /// Path of the file with its value, where it is a credential.
+    fn file(&mut self) -> Option<&mut String> {
+        match &mut self.value {
+            HttpHeaderValue::File(file) => Some(file),
+            HttpHeaderValue::Text(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -599,8 +629,19 @@ pub struct Rule {
     pub when: Option<String>,
     /// Jinja over `request`.
     pub reply: Option<String>,
+    /// Tools that the answer calls, all at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<RuleToolCall>,
     pub error: Option<RuleError>,
     pub delay_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RuleToolCall {
+    pub tool: String,
+    /// CEL over `request`, giving a map; absent: no arguments.
+    pub arguments: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -610,6 +651,136 @@ pub struct RuleError {
     pub status: u16,
     /// How many requests get it before the rule falls silent; absent: all.
     pub times: Option<u32>,
+}
+
+/// What a model may call, and under which rules.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tools {
+    /// By name.
+    pub tools: Vec<Tool>,
+    /// Every server that a tool is of, by name.
+    pub servers: BTreeMap<String, ToolServer>,
+    /// How many times the model may call tools; then it is asked for an answer without.
+    pub max_rounds: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policy: Vec<PolicyRule>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tool {
+    /// As the model and the policy know it.
+    pub name: String,
+    /// For the model; absent: the server's.
+    pub description: Option<String>,
+    pub does: ToolDoes,
+    /// Arguments that the model neither sees nor sets, each CEL over what the trigger and `context` give.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fixed: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ToolDoes {
+    /// Calls the tool of a server.
+    Server {
+        /// Name of the server in [`Tools::servers`].
+        server: String,
+        /// As the server calls it.
+        tool: String,
+        repeat: Repeat,
+    },
+    /// Writes an event in the run's transaction; the arguments are its value.
+    Emit {
+        /// Name of the source in [`Stage::sources`], its topic and format.
+        source: String,
+        topic: String,
+        format: Format,
+        /// CEL over what the trigger, `context` and `call` give; absent: the run's key.
+        key: Option<String>,
+        /// JSON Schema of the arguments; absent: any object.
+        schema: Option<serde_json::Value>,
+    },
+    /// Reads a view; its lookup sees the model's key as `argument`.
+    View { lookup: Lookup },
+}
+
+/// What becomes of a call of which nobody knows whether it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Repeat {
+    /// It is not made again: its outcome is unknown.
+    #[default]
+    Never,
+    /// It is made again, under the same key.
+    Always,
+}
+
+/// Where tools are, and how long one call may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolServer {
+    /// The resource's name.
+    pub name: String,
+    pub provider: ToolProvider,
+    pub timeout_ms: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum ToolProvider {
+    /// A server that speaks MCP over streamable HTTP.
+    Mcp {
+        url: String,
+        headers: Vec<HttpHeader>,
+    },
+    Scripted {
+        tools: Vec<ScriptedTool>,
+    },
+}
+
+impl ToolProvider {
+    /// Paths of the files with its credentials.
+    pub fn secret_files(&mut self) -> impl Iterator<Item = &mut String> {
+        let headers = match self {
+            Self::Mcp { headers, .. } => headers.as_mut_slice(),
+            Self::Scripted { .. } => &mut [],
+        };
+        headers.iter_mut().filter_map(HttpHeader::file)
+    }
+}
+
+/// A tool whose results are those of an expression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScriptedTool {
+    pub name: String,
+    pub description: String,
+    /// JSON Schema of the arguments; absent: none.
+    pub schema: Option<serde_json::Value>,
+    /// CEL over `arguments`.
+    pub result: String,
+}
+
+/// A rule about tool calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyRule {
+    pub name: String,
+    /// Names of the tools that it is about; none: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
+    /// CEL; absent: true.
+    pub when: Option<String>,
+    pub action: Action,
+    /// Jinja; absent: the rule's name.
+    pub message: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    Deny,
+    Allow,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

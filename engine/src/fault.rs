@@ -59,6 +59,8 @@ pub enum Reason {
     ModelFailed,
     /// The model's answer does not fit `result.schema`, and its repair does not either.
     InvalidResult,
+    /// A tool server does not say what tools it has, or does not have one that the agent names.
+    ToolFailed,
     /// An output could not be made.
     OutputFailed,
     /// The chain passed through more agents than it may.

@@ -19,7 +19,7 @@
 use crate::agent::Ready;
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
-use crate::model::Reply;
+use crate::model::{Called, Reply};
 use crate::names::{RESERVED, header};
 use crate::record::{NewRecord, Position, Record, TopicPartition};
 use serde::{Deserialize, Serialize};
@@ -37,7 +37,7 @@ const REACHED: [u8; 2] = [RESERVED, b'p'];
 /// Bytes of the length of the trigger key.
 const LENGTH: usize = 4;
 
-/// A step that need not be repeated: what a model said.
+/// A step that need not be repeated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
@@ -46,7 +46,34 @@ pub struct Step {
     /// What the run was told, and from where: with the first step only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Box<Ready>>,
-    pub reply: Reply,
+    #[serde(flatten)]
+    pub did: Did,
+}
+
+/// What a step was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Did {
+    /// The model said this, and the run goes on.
+    Reply(Reply),
+    /// What came of the calls of the reply before, in their order.
+    Results(Vec<Called>),
+}
+
+impl Did {
+    pub fn reply(&self) -> Option<&Reply> {
+        match self {
+            Self::Reply(reply) => Some(reply),
+            Self::Results(_) => None,
+        }
+    }
+
+    pub fn results(&self) -> &[Called] {
+        match self {
+            Self::Results(called) => called,
+            Self::Reply(_) => &[],
+        }
+    }
 }
 
 /// How often a run was begun without any sign that it ended.

@@ -12,7 +12,7 @@ fn step(offset: i64, text: &str) -> Arc<Step> {
     Arc::new(Step {
         offset,
         begun: None,
-        reply: Reply {
+        did: Did::Reply(Reply {
             text: text.to_owned(),
             usage: Usage {
                 input_tokens: Some(7),
@@ -20,8 +20,8 @@ fn step(offset: i64, text: &str) -> Arc<Step> {
             },
             finish_reason: "stop".to_owned(),
             milliseconds: 12,
-            answered_by: None,
-        },
+            ..Reply::default()
+        }),
     })
 }
 
@@ -48,7 +48,10 @@ fn written(changes: &[Change]) -> Vec<NewRecord> {
 
 fn texts(store: &Store, run: &str) -> Vec<String> {
     let steps = store.steps(run);
-    steps.iter().map(|step| step.reply.text.clone()).collect()
+    steps
+        .iter()
+        .map(|step| step.did.reply().unwrap().text.clone())
+        .collect()
 }
 
 #[test]

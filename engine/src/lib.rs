@@ -28,4 +28,5 @@ pub mod source;
 pub mod template;
 pub mod time;
 pub mod tokens;
+pub mod tool;
 pub mod view;

@@ -245,6 +245,9 @@ fn names_of(
     if output.outcome == Outcome::Done {
         own = own.fields("now", agent.slots.iter().map(|slot| slot.name.as_str()));
     }
+    if agent.tools.is_some() {
+        own = own.shape("calls", Shape::List(Box::new(Shape::Any)));
+    }
     match output.outcome {
         Outcome::Failed => own.fields("failure", ["reason", "message"]),
         Outcome::Done if agent.model.is_some() => {

@@ -197,21 +197,22 @@ impl Resources {
             );
         }
         for model in self.models.values() {
-            if let Some(openai) = &model.spec.openai {
-                names.extend(
-                    openai
-                        .api_key_secret_key_ref
-                        .as_ref()
-                        .map(|r| r.name.clone()),
-                );
-                names.extend(
-                    openai
-                        .headers
-                        .iter()
-                        .filter_map(|h| h.secret_key_ref.as_ref())
-                        .map(|r| r.name.clone()),
-                );
-            }
+            let spec = &model.spec;
+            let (keys, headers): (Vec<_>, Vec<_>) = [
+                spec.openai
+                    .as_ref()
+                    .map(|own| (&own.api_key_secret_key_ref, &own.headers)),
+                spec.anthropic
+                    .as_ref()
+                    .map(|own| (&own.api_key_secret_key_ref, &own.headers)),
+            ]
+            .into_iter()
+            .flatten()
+            .unzip();
+            let headers = headers.into_iter().flatten();
+            let of_headers = headers.filter_map(|header| header.secret_key_ref.as_ref());
+            let all = keys.into_iter().flatten().chain(of_headers);
+            names.extend(all.map(|key| key.name.clone()));
         }
         for view in self.views.values() {
             let token = view

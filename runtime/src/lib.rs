@@ -13,3 +13,4 @@ pub mod observe;
 pub mod secret;
 pub mod stage;
 pub mod stage_file;
+pub mod tools;

@@ -59,6 +59,14 @@ pub struct Tokens {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ToolCall {
+    pub agent: String,
+    pub tool: String,
+    /// `Done`, `Denied`, `Failed`, `Unknown`.
+    pub outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Refusal {
     pub kind: &'static str,
     pub name: String,
@@ -95,6 +103,7 @@ pub struct Metrics {
     pub model_request_seconds: Histograms<Request>,
     pub model_retries: Family<Model, Counter>,
     pub model_tokens: Family<Tokens, Counter>,
+    pub tool_call_seconds: Histograms<ToolCall>,
     pub dead_letters: Family<Refusal, Counter>,
     pub skipped_records: Family<Refusal, Counter>,
     pub transaction_commit_seconds: Histograms<Stage>,
@@ -122,6 +131,7 @@ impl Metrics {
             model_request_seconds: Family::new_with_constructor(slow),
             model_retries: Family::default(),
             model_tokens: Family::default(),
+            tool_call_seconds: Family::new_with_constructor(slow),
             dead_letters: Family::default(),
             skipped_records: Family::default(),
             transaction_commit_seconds: Family::new_with_constructor(fast),
@@ -196,6 +206,11 @@ impl Metrics {
             "model_tokens",
             "Tokens as the provider counted them",
             self.model_tokens.clone(),
+        );
+        r.register(
+            "tool_call_seconds",
+            "Time of a call of a tool, repeated requests included",
+            self.tool_call_seconds.clone(),
         );
         r.register(
             "dead_letters",

@@ -4,6 +4,7 @@
 //! rotation. A value has no `Debug`, `Display` or `Serialize`: it leaves only through
 //! [`Secret::expose`], and [`Secret::scrub`] takes it out of what others wrote (providers echo keys).
 
+use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
 
@@ -49,6 +50,61 @@ impl Secret {
     }
 }
 
+/// Characters of what others wrote that are passed on as a message.
+const SAID: usize = 300;
+
+/// The credentials of one request or connection, to be taken out of whatever comes back.
+#[derive(Default)]
+pub(crate) struct Secrets(Vec<Secret>);
+
+impl Secrets {
+    /// Reads one, and gives its value.
+    ///
+    /// # Errors
+    /// As [`Secret::read`].
+    pub(crate) fn read(&mut self, path: &str) -> Result<String, Error> {
+        let secret = Secret::read(path)?;
+        let value = secret.expose().to_owned();
+        self.0.push(secret);
+        Ok(value)
+    }
+
+    /// The text without credentials.
+    fn scrub(&self, text: String) -> String {
+        self.0.iter().fold(text, |text, secret| secret.scrub(&text))
+    }
+
+    /// One bounded line without credentials and control characters.
+    pub(crate) fn clean(&self, text: &str) -> String {
+        let line: String = self
+            .scrub(text.to_owned())
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(SAID)
+            .collect();
+        line.trim().to_owned()
+    }
+
+    /// The value without credentials in any of its texts.
+    pub(crate) fn scrub_value(&self, value: Value) -> Value {
+        if self.0.is_empty() {
+            return value;
+        }
+        match value {
+            Value::String(text) => Value::String(self.scrub(text)),
+            Value::Array(items) => items
+                .into_iter()
+                .map(|item| self.scrub_value(item))
+                .collect(),
+            Value::Object(fields) => fields
+                .into_iter()
+                .map(|(name, value)| (self.scrub(name), self.scrub_value(value)))
+                .collect(),
+            other => other,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +124,20 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let missing = Secret::read(name).err().unwrap().to_string();
         assert!(missing.contains(name), "{missing}");
+    }
+
+    #[test]
+    fn credentials_are_taken_out_of_texts_and_of_values() {
+        let path = std::env::temp_dir().join(format!("headwater-secrets-{}", std::process::id()));
+        fs::write(&path, "s3cret\n").unwrap();
+        let mut secrets = Secrets::default();
+        assert_eq!(secrets.read(path.to_str().unwrap()).unwrap(), "s3cret");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(secrets.clean(" a\ns3cret\t"), "a [secret]");
+        assert_eq!(secrets.clean(&"x".repeat(400)).len(), SAID);
+        let value = serde_json::json!({"s3cret": ["is s3cret", 3, {"deep": "s3crets3cret"}]});
+        let clean =
+            serde_json::json!({"[secret]": ["is [secret]", 3, {"deep": "[secret][secret]"}]});
+        assert_eq!(secrets.scrub_value(value), clean);
     }
 }

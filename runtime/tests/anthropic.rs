@@ -8,7 +8,9 @@
 )]
 
 use headwater_engine::config::{HttpHeader, HttpHeaderValue, Model, Provider, Retry};
-use headwater_engine::model::{Message, Reply, Request, Role, Usage};
+use headwater_engine::model::{
+    CallOutcome, Called, Message, Reply, Request, Role, Said, ToolCall, ToolSpec, Usage,
+};
 use headwater_runtime::clock::System;
 use headwater_runtime::metrics::Metrics;
 use headwater_runtime::model::{self, Error};
@@ -26,6 +28,9 @@ struct Setup {
     parameters: Value,
     key_file: Option<String>,
     schema: Option<Value>,
+    said: Vec<Said>,
+    tools: Vec<ToolSpec>,
+    may_call: bool,
     messages: Vec<Message>,
 }
 
@@ -36,6 +41,9 @@ impl Setup {
             parameters: json!({}),
             key_file: None,
             schema: None,
+            said: Vec::new(),
+            tools: Vec::new(),
+            may_call: true,
             messages: vec![
                 Message::new(Role::System, "be brief"),
                 Message::new(Role::User, "where is HW117?"),
@@ -82,6 +90,9 @@ impl Setup {
             parameters: config.parameters.clone(),
             max_output_tokens: config.max_output_tokens,
             schema: self.schema.clone().map(Arc::new),
+            said: self.said.clone(),
+            tools: self.tools.clone().into(),
+            may_call: self.may_call,
             input: Arc::new(json!({})),
             idempotency_key: "run-0".into(),
         };
@@ -298,4 +309,111 @@ async fn a_stream_is_one_reply() {
         matches!(error, Error::Status { status: 400, .. }),
         "{error}"
     );
+}
+
+fn tool() -> ToolSpec {
+    ToolSpec {
+        name: "rebook".into(),
+        description: "Rebooks.".into(),
+        parameters: json!({"type": "object", "properties": {"seat": {"type": "string"}}}),
+    }
+}
+
+fn call(arguments: &str) -> ToolCall {
+    ToolCall {
+        id: "t1".into(),
+        tool: "rebook".into(),
+        arguments: arguments.into(),
+    }
+}
+
+#[tokio::test]
+async fn tools_and_what_came_of_calls_are_told() {
+    let server = after(0, message("")).await;
+    let mut setup = Setup::new(&server);
+    let result = |outcome, result: Value| Called {
+        id: "t1".into(),
+        tool: "rebook".into(),
+        arguments: json!({}),
+        outcome,
+        result,
+        rule: None,
+        milliseconds: 3,
+    };
+    setup.messages.truncate(2);
+    setup.tools = vec![tool()];
+    setup.may_call = false;
+    setup.said = vec![
+        Said::Reply {
+            text: "One moment.".into(),
+            // What it wrote may be no object, which it takes alone.
+            calls: vec![call("{\"seat\": \"34K\"}"), call("{")],
+        },
+        Said::Results(vec![
+            result(CallOutcome::Done, json!({"fee": 0})),
+            result(CallOutcome::Denied, json!("no")),
+        ]),
+    ];
+    setup.ask(&*setup.model()).await.unwrap();
+    let received = server.received_requests().await.unwrap();
+    let body: Value = serde_json::from_slice(&received[0].body).unwrap();
+    assert_eq!(
+        body["tools"],
+        json!([{"name": "rebook", "description": "Rebooks.", "input_schema": tool().parameters}])
+    );
+    assert_eq!(body["tool_choice"], json!({"type": "none"}));
+    assert_eq!(
+        body["messages"].as_array().unwrap()[1..],
+        [
+            json!({"role": "assistant", "content": [
+                {"type": "text", "text": "One moment."},
+                {"type": "tool_use", "id": "t1", "name": "rebook", "input": {"seat": "34K"}},
+                {"type": "tool_use", "id": "t1", "name": "rebook", "input": {}},
+            ]}),
+            json!({"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": "{\"fee\":0}", "is_error": false},
+                {"type": "tool_result", "tool_use_id": "t1", "content": "no", "is_error": true,
+                    "cache_control": {"type": "ephemeral"}},
+            ]}),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn calls_are_read_whole_and_in_pieces() {
+    let whole = json!({"type": "message", "role": "assistant", "stop_reason": "tool_use", "usage": {},
+        "content": [{"type": "text", "text": "One "}, {"type": "tool_use", "id": "t1", "name": "rebook", "input": {"seat": "34K"}}, {"type": "text", "text": "moment."}]});
+    let server = after(1, ResponseTemplate::new(200).set_body_json(whole)).await;
+    let setup = Setup::new(&server);
+    let reply = setup.ask(&*setup.model()).await.unwrap();
+    assert_eq!(reply.text, "One moment.");
+    assert_eq!(reply.calls, [call(r#"{"seat":"34K"}"#)]);
+    let events = [
+        json!({"type": "message_start", "message": {"usage": {"input_tokens": 5}}}),
+        json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
+        json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Well."}}),
+        json!({"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "id": "t1", "name": "rebook", "input": {}}}),
+        json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": "{\"seat\":"}}),
+        json!({"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": " \"34K\"}"}}),
+        json!({"type": "content_block_stop", "index": 1}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}}),
+        json!({"type": "message_stop"}),
+    ];
+    let stream: String = events
+        .iter()
+        .map(|event| format!("data: {event}\n\n"))
+        .collect();
+    let server = after(
+        1,
+        ResponseTemplate::new(200).set_body_raw(stream, "text/event-stream"),
+    )
+    .await;
+    let mut setup = Setup::new(&server);
+    setup.parameters = json!({"stream": true});
+    let reply = setup.ask(&*setup.model()).await.unwrap();
+    assert_eq!(
+        (reply.text.as_str(), reply.finish_reason.as_str()),
+        ("Well.", "tool_use")
+    );
+    assert_eq!(reply.calls, [call(r#"{"seat": "34K"}"#)]);
 }

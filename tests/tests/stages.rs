@@ -36,6 +36,8 @@ mod models;
 mod outages;
 #[path = "stages/steps.rs"]
 mod steps;
+#[path = "stages/tools.rs"]
+mod tools;
 #[path = "stages/triggers.rs"]
 mod triggers;
 #[path = "stages/views.rs"]
@@ -92,6 +94,12 @@ on_both_logs!(
     steps::a_retry_goes_on_after_the_journaled_step,
     steps::a_repair_that_does_not_fit_fails_the_run_at_once,
     steps::a_step_that_is_too_large_is_not_journaled_and_the_run_goes_on,
+    tools::a_call_that_a_crash_left_open_is_not_made_again,
+    tools::a_call_that_may_be_repeated_is_made_again_under_its_key,
+    tools::what_a_tool_gave_is_not_asked_for_again_after_a_crash,
+    tools::calls_are_made_once_at_most_across_crashes,
+    tools::rules_are_asked_about_the_moment_of_the_call,
+    tools::runs_wait_for_tools_that_are_not_known_yet,
     life::every_trigger_is_answered_once_across_crashes,
     views::a_view_goes_on_from_its_checkpoint,
     views::several_sources_are_one_view,

@@ -5,6 +5,7 @@ use super::words::{counted, duration};
 use super::{Show, prompt};
 use crate::terminal::{Style, Terminal, clean, fit, wrap};
 use headwater_engine::audit::{Call, Model, Outcome, Record};
+use headwater_engine::model::Called;
 use headwater_engine::time::rfc3339;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -123,6 +124,14 @@ pub(super) fn whole(
             slots::table(&record.now, terminal)
         ));
     }
+    if !record.calls.is_empty() {
+        text.push_str(&format!(
+            "{} {}\n{}",
+            terminal.paint(Style::Heading, &format!("{:<LABEL$}", "Tools")),
+            counted(record.calls.len(), "call"),
+            called(&record.calls, terminal)
+        ));
+    }
     text.push_str(&ending(record, milliseconds, terminal));
     if let (None, Some(timing)) = (milliseconds, timing(record)) {
         text.push_str(&format!(
@@ -202,7 +211,8 @@ fn asked(model: &Model) -> String {
     {
         text.push_str(&format!(", answered by {} instead", clean(other, false)));
     }
-    if !matches!(model.finish_reason.as_str(), "" | "stop" | "end_turn") {
+    let usual = ["", "stop", "end_turn", "tool_calls", "tool_use"];
+    if !usual.contains(&model.finish_reason.as_str()) {
         text.push_str(&format!(
             ", ended by {}",
             clean(&model.finish_reason, false)
@@ -235,6 +245,42 @@ fn rejected(calls: &[Call], terminal: &Terminal) -> String {
         text.push_str(&format!(
             "  {}\n",
             terminal.paint(Style::Bad, &fit(&line, terminal.width.saturating_sub(2)))
+        ));
+    }
+    text
+}
+
+/// What was called, in its order, and what came of it.
+fn called(calls: &[Called], terminal: &Terminal) -> String {
+    let mut text = String::new();
+    for called in calls {
+        let value = |value: &Value| match value {
+            Value::Null => String::new(),
+            Value::String(text) => format!(" {}", clean(text, false)),
+            other => format!(" {}", clean(&other.to_string(), false)),
+        };
+        let took = match called.milliseconds {
+            0 => String::new(),
+            milliseconds => format!(" in {}", duration(milliseconds)),
+        };
+        let by = called.rule.as_deref().map_or_else(String::new, |rule| {
+            format!(" by rule {}", clean(rule, false))
+        });
+        let line = format!(
+            "{}{} → {}{by}{took}{}",
+            clean(&called.tool, false),
+            value(&called.arguments),
+            called.outcome.as_str(),
+            value(&called.result)
+        );
+        let style = if called.is_done() {
+            Style::Faint
+        } else {
+            Style::Bad
+        };
+        text.push_str(&format!(
+            "  {}\n",
+            terminal.paint(style, &fit(&line, terminal.width.saturating_sub(2)))
         ));
     }
     text

@@ -1,12 +1,13 @@
-//! Slots read once more, when the model has answered: what outputs see as `now`.
+//! Slots read once more, when the model has answered: what outputs and the rules about calls see as `now`.
 //!
-//! A model may take its time, and what it was told may be over. An output that names `now.<slot>` gets what the
-//! slot's lookup finds at this moment; the keys that it looks up come from `context`, as the prompt showed it, and
+//! A model may take its time, and what it was told may be over. An output or a rule that names `now.<slot>` gets
+//! what the slot's lookup finds at this moment; the keys that it looks up come from `context`, as the prompt showed it, and
 //! histories and windows are those of the trigger's time. Nothing is cut for a budget, and `required` is not
 //! asked: that there is nothing any more is what one wants to know.
 
 use super::assemble::{Found, audited, stale_seconds};
 use super::scope::Scope;
+use super::tools::Tools;
 use super::{Agent, Freshness, Ready, Slot, Trigger};
 use crate::audit;
 use crate::config::Outcome;
@@ -20,7 +21,7 @@ use std::collections::BTreeSet;
 
 /// What slots read again.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Now {
+pub struct Now {
     /// By slot; only of those that outputs read.
     pub(super) values: Value,
     /// By name.
@@ -58,10 +59,40 @@ impl Agent {
         freshness: &Freshness,
         at: i64,
     ) -> Result<(), Fault> {
+        ready.now = Some(self.look(&self.again, trigger, ready, views, freshness, at)?);
+        Ok(())
+    }
+
+    /// Makes the lookups again whose slots the policy reads as `now`. `at`: milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// As [`Agent::look_again`].
+    pub fn look_for_policy(
+        &self,
+        trigger: &Trigger,
+        ready: &Ready,
+        views: &dyn Views,
+        freshness: &Freshness,
+        at: i64,
+    ) -> Result<Now, Fault> {
+        let none = BTreeSet::new();
+        let named = self.tools.as_ref().map_or(&none, Tools::policy_reads);
+        self.look(named, trigger, ready, views, freshness, at)
+    }
+
+    fn look(
+        &self,
+        named: &BTreeSet<String>,
+        trigger: &Trigger,
+        ready: &Ready,
+        views: &dyn Views,
+        freshness: &Freshness,
+        at: i64,
+    ) -> Result<Now, Fault> {
         let again: Vec<&Slot> = self
             .slots
             .iter()
-            .filter(|slot| self.again.contains(&slot.plan.name))
+            .filter(|slot| named.contains(&slot.plan.name))
             .collect();
         let whole = |slot: &&Slot| SlotPlan {
             budget_tokens: None,
@@ -87,10 +118,9 @@ impl Agent {
             .map(|(slot, held)| audited(slot, held, freshness, at))
             .collect();
         slots.sort_by(|left, right| left.slot.cmp(&right.slot));
-        ready.now = Some(Now {
+        Ok(Now {
             values: draft.into_input()["context"].take(),
             slots,
-        });
-        Ok(())
+        })
     }
 }

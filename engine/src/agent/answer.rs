@@ -3,7 +3,7 @@
 
 use crate::fault::{Fault, Reason, shorten};
 use crate::json;
-use crate::model::{Message, Reply, Role};
+use crate::model::Reply;
 use crate::schema::Schema;
 use serde_json::Value;
 use std::sync::Arc;
@@ -61,21 +61,16 @@ impl Answer {
         })
     }
 
-    /// The messages that ask once more, after a reply that does not fit.
-    pub(super) fn repair(&self, messages: &[Message], reply: &Reply) -> Arc<[Message]> {
+    /// What asks once more, after a reply that does not fit.
+    pub(super) fn again(&self, reply: &Reply) -> String {
         let complaint = match self.read(reply) {
             Err(misfit) => misfit.complaint,
             Ok(_) => "it was not taken".to_owned(),
         };
-        let again = format!(
+        format!(
             "Your answer does not fit what is asked for: {complaint}.\nAnswer again, with nothing but one JSON value that fits this JSON Schema:\n{}",
             self.asked
-        );
-        let more = [
-            Message::new(Role::Assistant, reply.text.as_str()),
-            Message::new(Role::User, again),
-        ];
-        messages.iter().cloned().chain(more).collect()
+        )
     }
 }
 
@@ -166,20 +161,12 @@ mod tests {
     }
 
     #[test]
-    fn the_repair_says_what_is_wrong_and_what_is_wanted_after_all_that_was_said() {
-        let said = [
-            Message::new(Role::System, "s"),
-            Message::new(Role::User, "u"),
-        ];
+    fn the_repair_says_what_is_wrong_and_what_is_wanted() {
         let reply = Reply {
             text: format!("{{\"offers\": [{}]}}", vec!["7"; 90].join(",")),
             ..Reply::default()
         };
-        let messages = answer().repair(&said, &reply);
-        assert_eq!(messages[..2], said);
-        assert_eq!(messages[2], Message::new(Role::Assistant, reply.text));
-        let asked = &messages[3].content;
-        assert_eq!((messages.len(), messages[3].role), (4, Role::User));
+        let asked = answer().again(&reply);
         assert!(
             asked.contains("`/offers/7`: 7 is not of type \"object\""),
             "{asked}"

@@ -8,9 +8,10 @@ use crate::audit;
 use crate::config::OnStale;
 use crate::conversation::Past;
 use crate::fault::{Fault, Reason};
+use crate::journal::Did;
 use crate::key::Key;
 use crate::lookup::{Read, Views};
-use crate::model::{Message, Reply};
+use crate::model::Message;
 use crate::prompt::{self, Draft, Held, SlotPlan};
 use crate::time::rfc3339;
 use serde::{Deserialize, Serialize};
@@ -77,9 +78,9 @@ pub struct Ready {
     /// SHA-256 of the agent's configuration and of its templates, which made this.
     pub spec_hash: String,
     pub template_hash: Option<String>,
-    /// What the model said so far that did not end the run: one for each finished step.
+    /// The finished steps: what the model said that did not end the run, and what came of its calls.
     #[serde(skip)]
-    pub said: Vec<Reply>,
+    pub said: Vec<Did>,
     /// What slots read once more.
     #[serde(skip)]
     pub(super) now: Option<Now>,
@@ -100,6 +101,14 @@ pub struct Assembled {
 pub(super) struct NextTurn {
     pub(super) number: u64,
     pub(super) ends: Vec<u64>,
+}
+
+impl Ready {
+    /// Whether calls are the next to be done.
+    pub fn asks_for_calls(&self) -> bool {
+        let last = self.said.last().and_then(Did::reply);
+        last.is_some_and(|reply| !reply.calls.is_empty())
+    }
 }
 
 impl Agent {

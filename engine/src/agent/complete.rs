@@ -1,4 +1,4 @@
-//! A run that is done: outputs, turn, audit.
+//! A run that is done: outputs, events of its tools, turn, audit.
 
 use super::answer::Misfit;
 use super::scope::Scope;
@@ -9,6 +9,7 @@ use crate::conversation::{Appended, Turn, turn_records};
 use crate::fault::{Fault, Reason};
 use crate::journal::Change;
 use crate::model::Reply;
+use crate::model::scripted::call_value;
 use crate::names::header;
 use crate::output::{Made, Output};
 use crate::record::NewRecord;
@@ -41,15 +42,17 @@ impl Agent {
                 .any(|output| output.reads("prompt"));
         let prompt = prompt_value(ready.prompt.as_ref().filter(|_| wanted));
         let result = reply.map(|reply| self.result(reply)).transpose()?;
-        let mut more: Vec<(&str, &Value)> = vec![("prompt", &prompt)];
+        let calls = ready.calls_value();
+        let mut more: Vec<(&str, &Value)> = vec![("prompt", &prompt), ("calls", &calls)];
         more.extend(result.as_ref().map(|result| ("result", result)));
         more.extend(ready.now.as_ref().map(|now| ("now", &now.values)));
         let mut records = Vec::new();
         let mut written = Vec::new();
         for output in self.outputs_for(Outcome::Done) {
             let made = make(output, trigger, &ready.input, &more)?;
+            let place = (output.name(), output.topic());
             self.put(
-                output,
+                place,
                 made,
                 trigger,
                 ready.hash(),
@@ -57,6 +60,7 @@ impl Agent {
                 &mut written,
             );
         }
+        self.emit(trigger, ready, &mut records, &mut written)?;
         let turn = self.turn(trigger, ready, reply);
         if let (Some(conversation), Some(turn)) = (&self.conversation, &turn) {
             let partition = trigger.partition;
@@ -79,6 +83,31 @@ impl Agent {
         })
     }
 
+    /// Adds the events that calls of tools write.
+    fn emit(
+        &self,
+        trigger: &Trigger,
+        ready: &Ready,
+        records: &mut Vec<NewRecord>,
+        written: &mut Vec<Written>,
+    ) -> Result<(), Fault> {
+        for called in ready.called().filter(|called| called.is_done()) {
+            let tools = self.tools.as_ref();
+            let Some(emit) = tools.and_then(|tools| tools.emit(&called.tool)) else {
+                continue;
+            };
+            let call = json!({"tool": called.tool, "arguments": called.arguments});
+            let key = emit
+                .key(trigger, &ready.input, &call)
+                .map_err(|fault| fault.at(format_args!("tool '{}'", called.tool)))?;
+            let value = called.arguments.to_string().into_bytes();
+            let place = (called.tool.as_str(), emit.topic.as_str());
+            let made = vec![Made { key, value }];
+            self.put(place, made, trigger, ready.hash(), records, written);
+        }
+        Ok(())
+    }
+
     /// What outputs see as `result`.
     fn result(&self, reply: &Reply) -> Result<Value, Fault> {
         let json = match &self.answer {
@@ -99,10 +128,10 @@ impl Agent {
             .filter(move |output| output.outcome() == outcome)
     }
 
-    /// Adds the records of an output, with headers, and what the audit says of them.
+    /// Adds the records of an output, with headers, and what the audit says of them. `place`: its name and topic.
     pub(super) fn put(
         &self,
-        output: &Output,
+        (name, topic): (&str, &str),
         made: Vec<Made>,
         trigger: &Trigger,
         hash: Option<&str>,
@@ -111,12 +140,12 @@ impl Agent {
     ) {
         for Made { key, value } in made {
             written.push(Written {
-                output: output.name().to_owned(),
-                topic: output.topic().to_owned(),
+                output: name.to_owned(),
+                topic: topic.to_owned(),
                 key: key.as_str().to_owned(),
             });
             records.push(NewRecord {
-                topic: output.topic().to_owned(),
+                topic: topic.to_owned(),
                 partition: None,
                 key: Some(key.as_bytes().to_vec()),
                 value: Some(value),
@@ -163,6 +192,11 @@ impl Agent {
 }
 
 impl Ready {
+    /// What outputs see as `calls`.
+    pub(super) fn calls_value(&self) -> Value {
+        self.called().map(call_value).collect()
+    }
+
     pub(super) fn hash(&self) -> Option<&str> {
         self.prompt.as_ref().map(|prompt| prompt.hash.as_str())
     }

@@ -51,14 +51,20 @@ impl Agent {
         };
         let prompt = prompt_value(ready.and_then(|ready| ready.prompt.as_ref()));
         let described = json!({"reason": fault.reason, "message": fault.message});
-        let more = [("prompt", &prompt), ("failure", &described)];
+        let calls = ready.map_or_else(|| json!([]), Ready::calls_value);
+        let more = [
+            ("prompt", &prompt),
+            ("failure", &described),
+            ("calls", &calls),
+        ];
         let mut records = Vec::new();
         let mut written = Vec::new();
         for output in self.outputs_for(Outcome::Failed) {
             match make(output, trigger, &input, &more) {
                 Ok(made) => {
                     let hash = ready.and_then(Ready::hash);
-                    self.put(output, made, trigger, hash, &mut records, &mut written);
+                    let place = (output.name(), output.topic());
+                    self.put(place, made, trigger, hash, &mut records, &mut written);
                 }
                 Err(fault) => failure.outputs.push(fault.to_string()),
             }
@@ -195,6 +201,7 @@ impl Agent {
                 messages: Some(Arc::clone(&prompt.messages)),
             });
             record.input = Some(Arc::clone(&ready.input));
+            record.calls = ready.called().cloned().collect();
         }
         record
     }
@@ -230,6 +237,7 @@ impl Agent {
             prompt: None,
             input: None,
             model: None,
+            calls: Vec::new(),
             outputs: Vec::new(),
             failure: None,
             instead: None,

@@ -1,8 +1,8 @@
 //! One agent: from a trigger to what is written, as pure steps.
 //!
 //! [`Agent::trigger`] reads a record; [`Agent::assemble`] reads the slots and makes the prompt;
-//! whoever drives the engine asks the model ([`Agent::request`]); [`Agent::complete`] makes outputs,
-//! the conversation's turn and the audit record. [`Agent::skip`], [`Agent::fail`] and
+//! whoever drives the engine asks the model and makes the calls that it asks for ([`Agent::next`]);
+//! [`Agent::complete`] makes outputs, the conversation's turn and the audit record. [`Agent::skip`], [`Agent::fail`] and
 //! [`Agent::refuse`] end a run in the other ways. Each ends in one [`Completion`], whose records go in
 //! one transaction with the trigger's offset.
 //!
@@ -24,12 +24,15 @@ mod slots;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod trigger;
 
+pub use again::Now;
 pub use assemble::{Assembled, Assembly, Context, Freshness, Ready, ViewFreshness};
 pub use origin::Origin;
 pub(crate) use scope::Scope;
-pub use steps::Heard;
+pub use steps::{Heard, Next};
+pub use tools::{Invocation, Listed, Listing, Look, Offer, Prepared};
 pub use trigger::Trigger;
 
 use crate::audit;
@@ -64,6 +67,7 @@ pub struct Agent {
     prompt: Option<Prompt>,
     model: Option<config::Model>,
     answer: Option<answer::Answer>,
+    tools: Option<tools::Tools>,
     outputs: Vec<Output>,
     /// Slots that outputs read as `now`.
     again: BTreeSet<String>,
@@ -129,6 +133,16 @@ impl Agent {
         let answer = problems.merge(compile_answer(agent));
         let has_prompt = agent.prompt.is_some() || agent.model.is_some();
         let outputs = problems.merge(Output::compile_all(agent, has_prompt, &names));
+        let tools = agent.tools.as_ref().and_then(|tools| {
+            problems.merge(tools::Tools::compile(stage, tools, &agent.slots, &names))
+        });
+        if agent.tools.is_some() && agent.model.is_none() {
+            problems.add(
+                "spec.tools",
+                reason::INVALID_SPEC,
+                "tools are called by a model. Add modelRef, or leave out tools",
+            );
+        }
         problems.finish()?;
         let (Some(trigger), Some(slots), Some(prompt), Some(conversation), Some(outputs)) =
             (trigger, slots, prompt, conversation, outputs)
@@ -153,6 +167,7 @@ impl Agent {
             prompt,
             model: agent.model.clone(),
             answer: answer.flatten(),
+            tools,
             again,
             outputs,
             delivery: agent.delivery.clone(),
@@ -191,9 +206,11 @@ impl Agent {
         self.origin.invalid_records()
     }
 
-    /// The views that the slots read.
+    /// The views that slots and tools read.
     pub fn views(&self) -> BTreeSet<&str> {
-        self.slots.iter().map(|slot| slot.lookup.view()).collect()
+        let slots = self.slots.iter().map(|slot| slot.lookup.view());
+        let tools = self.tools.iter().flat_map(tools::Tools::views);
+        slots.chain(tools).collect()
     }
 
     /// The view that gives a run for each of its rows.

@@ -37,23 +37,9 @@ pub(super) fn compile(
     for slot in &agent.slots {
         let path = path(&slot.name);
         let compiled = problems.merge(Lookup::compile(&slot.lookup, names, &path));
-        let Some(view) = views.get(&slot.lookup.view) else {
-            problems.add(
-                format!("{path}.viewRef.name"),
-                reason::REFERENCE_NOT_FOUND,
-                format!("there is no ContextView '{}'", slot.lookup.view),
-            );
+        let Some(view) = known(&mut problems, &slot.lookup, views, &path) else {
             continue;
         };
-        if let Some(index) = &slot.lookup.index
-            && !view.indexes.iter().any(|own| own.name == *index)
-        {
-            problems.add(
-                format!("{path}.index"),
-                reason::REFERENCE_NOT_FOUND,
-                format!("the view '{}' has no index '{index}'", view.name),
-            );
-        }
         if let Some(lookup) = compiled {
             let slot = Slot {
                 plan: SlotPlan {
@@ -72,6 +58,33 @@ pub(super) fn compile(
     }
     problems.finish()?;
     order(slots)
+}
+
+/// The view of a lookup, if it is there; an index that it does not have is a problem. `path`: of the field that holds the lookup.
+pub(super) fn known<'a>(
+    problems: &mut CompileError,
+    lookup: &config::Lookup,
+    views: &'a BTreeMap<String, config::View>,
+    path: &str,
+) -> Option<&'a config::View> {
+    let Some(view) = views.get(&lookup.view) else {
+        problems.add(
+            format!("{path}.viewRef.name"),
+            reason::REFERENCE_NOT_FOUND,
+            format!("there is no ContextView '{}'", lookup.view),
+        );
+        return None;
+    };
+    if let Some(index) = &lookup.index
+        && !view.indexes.iter().any(|own| own.name == *index)
+    {
+        problems.add(
+            format!("{path}.index"),
+            reason::REFERENCE_NOT_FOUND,
+            format!("the view '{}' has no index '{index}'", view.name),
+        );
+    }
+    Some(view)
 }
 
 fn order(mut slots: BTreeMap<String, Slot>) -> Result<Vec<Slot>, CompileError> {

@@ -1,51 +1,116 @@
-//! The steps of a run: what the model is asked next, and whether what it said ends the run.
+//! The steps of a run: what the model is asked next, which calls are made, and whether what it said ends the run.
 //!
-//! Without a `result.schema` the first reply is the answer. With one, a reply that does not fit is a finished
-//! step: the model is asked once more, with what is wrong, and the reply to that is the answer or fails the
-//! run. A finished step is journaled before the next begins, and the first carries all that the run was told:
-//! a run that goes on elsewhere assembles nothing, and repeats no step ([`Agent::resume`]). The reply that
+//! A reply without calls of tools that fits `result.schema`, if there is one, ends the run. One that does not fit
+//! is a finished step: the model is asked once more, with what is wrong, and the reply to that is the answer or
+//! fails the run. A reply with calls is a finished step as well, and what came of them is the next one, after
+//! which the model is asked again; after `maxToolRounds` of these it may call no more. A finished step is
+//! journaled before the next begins: a reply before its calls are made, results before the model hears of them.
+//! The first step carries all that the run was told: a run that goes on elsewhere assembles nothing, and repeats
+//! no step ([`Agent::resume`]). Of calls without results nobody knows then whether they were made. The reply that
 //! ends a run is in no journal; it goes into the run's transaction.
 
-use super::{Agent, Ready, Trigger};
-use crate::audit;
-use crate::fault::Fault;
-use crate::journal::{Change, Step};
-use crate::model::{self, Reply, Request};
+use super::{Agent, Offer, Ready, Trigger};
+use crate::fault::{Fault, Reason};
+use crate::journal::{Change, Did, Step};
+use crate::model::{self, Called, Reply, Request, Said, ToolCall};
+use crate::{audit, config};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Replies that may be sent back.
 const REPAIRS: usize = 1;
+
+/// What a run does next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// The agent has no model: see [`Agent::complete`].
+    Complete,
+    /// Ask the model, see [`Agent::hear`].
+    Ask(Box<Request>),
+    /// Make these calls, one after the other: see [`Agent::prepare`] and [`Agent::results`].
+    Call(Vec<ToolCall>),
+}
 
 /// What a reply is to its run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Heard {
     /// It ends the run: see [`Agent::complete`].
     Answer(Reply),
-    /// A finished step, to be journaled before the model is asked again: see [`Agent::request`].
+    /// A finished step, to be journaled before the next: see [`Agent::next`].
     Step(Change),
 }
 
 impl Agent {
-    /// What to ask the model next; `None`: the agent has none, and is completed without a reply.
-    pub fn request(&self, trigger: &Trigger, ready: &Ready) -> Option<Request> {
-        let model = self.model.as_ref()?;
-        let prompt = &ready.prompt.as_ref()?.messages;
-        let messages = match (&self.answer, ready.said.last()) {
-            (Some(answer), Some(last)) => answer.repair(prompt, last),
-            _ => Arc::clone(prompt),
+    /// What comes next. `offer`: what the model is told of its tools.
+    ///
+    /// # Errors
+    /// `OverBudget`: what was said since the prompt does not fit the model's window any more.
+    pub fn next(&self, trigger: &Trigger, ready: &Ready, offer: &Offer) -> Result<Next, Fault> {
+        if let Some(Did::Reply(reply)) = ready.said.last()
+            && ready.asks_for_calls()
+        {
+            return Ok(Next::Call(reply.calls.clone()));
+        }
+        let (Some(model), Some(prompt)) = (&self.model, &ready.prompt) else {
+            return Ok(Next::Complete);
         };
-        Some(Request {
-            messages,
+        let request = Request {
+            messages: Arc::clone(&prompt.messages),
+            said: ready.said.iter().flat_map(|did| self.said(did)).collect(),
+            tools: offer.specs(),
+            may_call: self.may_call(ready),
             model: model.model.clone(),
             parameters: model.parameters.clone(),
             max_output_tokens: model.max_output_tokens,
             schema: self.answer.as_ref().map(super::answer::Answer::asked),
             input: Arc::clone(&ready.input),
             idempotency_key: format!("{}-{}", trigger.run, ready.said.len() + 1),
-        })
+        };
+        self.fits(model, &request)?;
+        Ok(Next::Ask(Box::new(request)))
     }
 
-    /// Takes what the model said to [`Agent::request`]. What does not end the run is kept in `ready`.
+    /// A prompt has its own budget; only what comes beside it is counted here.
+    fn fits(&self, model: &config::Model, request: &Request) -> Result<(), Fault> {
+        if request.said.is_empty() && request.tools.is_empty() {
+            return Ok(());
+        }
+        let (tokens, most) = (request.tokens(), model.prompt_tokens());
+        if i64::try_from(tokens).is_ok_and(|tokens| tokens <= most) {
+            return Ok(());
+        }
+        Err(Fault::new(
+            Reason::OverBudget,
+            format!(
+                "the prompt with its tools and what was said since has {tokens} tokens, the model '{}' takes {most} beside its answer. Lower prompt.budgetTokens or maxToolRounds, or let tools give less",
+                model.name
+            ),
+        ))
+    }
+
+    /// How a finished step is told to the model.
+    fn said(&self, did: &Did) -> Vec<Said> {
+        match did {
+            Did::Results(called) => vec![Said::Results(called.clone())],
+            Did::Reply(reply) => {
+                let said = Said::Reply {
+                    text: reply.text.clone(),
+                    calls: reply.calls.clone(),
+                };
+                let again = self.answer.as_ref().filter(|_| reply.calls.is_empty());
+                let again = again.map(|answer| Said::Again(answer.again(reply)));
+                [said].into_iter().chain(again).collect()
+            }
+        }
+    }
+
+    fn may_call(&self, ready: &Ready) -> bool {
+        let rounds = ready.said.iter().filter(|did| !did.results().is_empty());
+        let tools = self.tools.as_ref();
+        tools.is_some_and(|tools| rounds.count() < tools.max_rounds)
+    }
+
+    /// Takes what the model said to the request of [`Agent::next`]. What does not end the run is kept in `ready`.
     /// `offset`: of the run's record in the trigger log.
     ///
     /// # Errors
@@ -54,28 +119,47 @@ impl Agent {
         &self,
         trigger: &Trigger,
         ready: &mut Ready,
-        reply: Reply,
+        mut reply: Reply,
         offset: i64,
     ) -> Result<Heard, Fault> {
+        if !self.may_call(ready) {
+            // It was told that it may not.
+            reply.calls.clear();
+        }
+        if !reply.calls.is_empty() {
+            tell_apart(&mut reply.calls, ready.said.len());
+            return Ok(Heard::Step(finish(
+                trigger,
+                ready,
+                Did::Reply(reply),
+                offset,
+            )));
+        }
         let Some(Err(misfit)) = self.answer.as_ref().map(|answer| answer.read(&reply)) else {
             return Ok(Heard::Answer(reply));
         };
-        if ready.said.len() >= REPAIRS {
-            ready.said.push(reply);
+        let repaired = ready.said.iter().filter_map(Did::reply);
+        if repaired.filter(|reply| reply.calls.is_empty()).count() >= REPAIRS {
+            ready.said.push(Did::Reply(reply));
             return Err(misfit.into_failure());
         }
-        let step = Step {
+        Ok(Heard::Step(finish(
+            trigger,
+            ready,
+            Did::Reply(reply),
             offset,
-            begun: ready.said.is_empty().then(|| Box::new(ready.clone())),
-            reply: reply.clone(),
-        };
-        ready.said.push(reply);
-        let number = u32::try_from(ready.said.len()).unwrap_or(u32::MAX);
-        Ok(Heard::Step(Change::step(
-            &trigger.run,
-            number,
-            Arc::new(step),
         )))
+    }
+
+    /// Takes what came of the calls of the last reply, in their order: a finished step.
+    pub fn results(
+        &self,
+        trigger: &Trigger,
+        ready: &mut Ready,
+        called: Vec<Called>,
+        offset: i64,
+    ) -> Change {
+        finish(trigger, ready, Did::Results(called), offset)
     }
 
     /// The run as its journal left it; `None` where nothing was journaled, and it begins anew. `attempt` is the
@@ -84,7 +168,7 @@ impl Agent {
         let begun = steps.first()?.begun.as_deref()?;
         Some(Ready {
             attempt,
-            said: steps.iter().map(|step| step.reply.clone()).collect(),
+            said: steps.iter().map(|step| step.did.clone()).collect(),
             ..begun.clone()
         })
     }
@@ -96,27 +180,24 @@ impl Agent {
         answer: Option<&Reply>,
     ) -> Option<audit::Model> {
         let model = self.model.as_ref()?;
-        let last = answer.or(ready.said.last())?;
+        let said = || ready.said.iter().filter_map(Did::reply);
+        let last = answer.or(said().next_back())?;
         let rejected = |reply: &Reply| {
-            let misfit = self.answer.as_ref().map(|answer| answer.read(reply));
-            match misfit {
-                Some(Err(misfit)) => misfit.fault.message,
-                _ => String::new(),
-            }
+            let answer = self.answer.as_ref().filter(|_| reply.calls.is_empty())?;
+            let message = answer.read(reply).err()?.fault.message;
+            Some(message)
         };
-        let call = |reply: &Reply, rejected: Option<String>| audit::Call {
+        let call = |reply: &Reply, is_answer: bool| audit::Call {
             milliseconds: reply.milliseconds,
             usage: reply.usage,
             finish_reason: reply.finish_reason.clone(),
             answered_by: reply.answered_by.clone(),
-            answer: rejected.is_some().then(|| reply.text.clone()),
-            rejected,
+            answer: (!is_answer && !reply.text.is_empty()).then(|| reply.text.clone()),
+            rejected: rejected(reply).filter(|_| !is_answer),
         };
-        let calls: Vec<audit::Call> = ready
-            .said
-            .iter()
-            .map(|reply| call(reply, Some(rejected(reply))))
-            .chain(answer.map(|reply| call(reply, None)))
+        let calls: Vec<audit::Call> = said()
+            .map(|reply| call(reply, false))
+            .chain(answer.map(|reply| call(reply, true)))
             .collect();
         let usage = calls
             .iter()
@@ -129,5 +210,28 @@ impl Agent {
             answer: answer.map(|reply| reply.text.clone()),
             calls,
         })
+    }
+}
+
+/// The change that journals a step, which is kept in `ready`.
+fn finish(trigger: &Trigger, ready: &mut Ready, did: Did, offset: i64) -> Change {
+    let step = Step {
+        offset,
+        begun: ready.said.is_empty().then(|| Box::new(ready.clone())),
+        did: did.clone(),
+    };
+    ready.said.push(did);
+    let number = u32::try_from(ready.said.len()).unwrap_or(u32::MAX);
+    Change::step(&trigger.run, number, Arc::new(step))
+}
+
+/// Gives each call an id of its own: not every provider does.
+fn tell_apart(calls: &mut [ToolCall], step: usize) {
+    let mut seen = BTreeSet::new();
+    for (number, call) in (1..).zip(calls) {
+        if call.id.is_empty() || !seen.insert(call.id.clone()) {
+            call.id = format!("call-{}-{number}", step + 1);
+            seen.insert(call.id.clone());
+        }
     }
 }

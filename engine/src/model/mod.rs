@@ -1,12 +1,15 @@
 //! What is asked of a model and what it says, whoever the provider is.
 //!
-//! A [`Request`] is data: the runtime sends it and gives back a [`Reply`]. [`scripted`] answers from
-//! rules, without any network.
+//! A [`Request`] is data: the runtime sends it and gives back a [`Reply`], which may ask for calls of tools
+//! instead of ending the run. [`scripted`] answers from rules, without any network.
 
 pub mod scripted;
 
+use crate::prompt::message_tokens;
+use crate::{template, tokens};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -52,10 +55,104 @@ impl Message {
     }
 }
 
+/// A tool as a model is told of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolSpec {
+    pub name: String,
+    pub description: String,
+    /// JSON Schema of the arguments, an object's.
+    pub parameters: Value,
+}
+
+/// A call that a model asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Tells the calls of one reply apart.
+    pub id: String,
+    pub tool: String,
+    /// As the model wrote them: meant to be a JSON object.
+    pub arguments: String,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CallOutcome {
+    Done,
+    /// A rule of the policy, or what the model asked for, kept it from being made.
+    Denied,
+    /// It was not made, or the tool says that it failed.
+    Failed,
+    /// It may have been made; nobody knows.
+    Unknown,
+}
+
+impl CallOutcome {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "Done",
+            Self::Denied => "Denied",
+            Self::Failed => "Failed",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// A call, and what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Called {
+    /// That of the [`ToolCall`].
+    pub id: String,
+    pub tool: String,
+    /// As they were sent, with what is fixed; null where they were no object.
+    pub arguments: Value,
+    pub outcome: CallOutcome,
+    /// What the tool gave, or why the call was not made.
+    pub result: Value,
+    /// The rule of the policy that denied it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// From asking the tool to its answer; 0 where it was not asked.
+    #[serde(default)]
+    pub milliseconds: u64,
+}
+
+impl Called {
+    /// What the model is told: the result as text, in which nothing ends or starts a message.
+    pub fn content(&self) -> String {
+        let text = match &self.result {
+            Value::String(text) => Cow::Borrowed(text.as_str()),
+            other => Cow::Owned(other.to_string()),
+        };
+        template::without_markers(&text).into_owned()
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.outcome == CallOutcome::Done
+    }
+}
+
+/// What was said after the prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    /// By the model; no text is empty.
+    Reply { text: String, calls: Vec<ToolCall> },
+    /// What came of the calls of the reply before, in their order.
+    Results(Vec<Called>),
+    /// In the user's place: why an answer is not taken.
+    Again(String),
+}
+
 /// One call of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
+    /// The prompt.
     pub messages: Arc<[Message]>,
+    /// What was said since.
+    pub said: Vec<Said>,
+    pub tools: Arc<[ToolSpec]>,
+    /// Whether tools may be called now; where not, those of former calls are told all the same.
+    pub may_call: bool,
     /// What the provider calls the model.
     pub model: String,
     /// Merged into the provider's request.
@@ -77,11 +174,63 @@ impl Request {
 
     /// The last message of the user, empty if there is none.
     pub fn prompt(&self) -> &str {
-        self.messages
+        let again = self.said.iter().rev().find_map(|said| match said {
+            Said::Again(text) => Some(text.as_str()),
+            Said::Reply { .. } | Said::Results(_) => None,
+        });
+        let users = self
+            .messages
             .iter()
             .rev()
-            .find(|message| message.role == Role::User)
-            .map_or("", |message| message.content.as_str())
+            .filter(|message| message.role == Role::User);
+        again
+            .or_else(|| users.map(|message| message.content.as_str()).next())
+            .unwrap_or_default()
+    }
+
+    /// All calls so far, oldest first.
+    pub fn calls(&self) -> impl Iterator<Item = &Called> {
+        self.said.iter().flat_map(|said| match said {
+            Said::Results(called) => called.as_slice(),
+            Said::Reply { .. } | Said::Again(_) => &[],
+        })
+    }
+
+    /// Tokens of the whole request: as a prompt has them, with those of tools and of what was said since.
+    pub fn tokens(&self) -> usize {
+        let tools: usize = self
+            .tools
+            .iter()
+            .map(|tool| {
+                message_tokens(&tool.description) + tokens::count(&tool.parameters.to_string())
+            })
+            .sum();
+        let said: usize = self.said.iter().map(Said::tokens).sum();
+        let prompt: usize = self
+            .messages
+            .iter()
+            .map(|message| message_tokens(&message.content))
+            .sum();
+        prompt + said + tools + tokens::REPLY_OVERHEAD
+    }
+}
+
+impl Said {
+    fn tokens(&self) -> usize {
+        match self {
+            Self::Again(text) => message_tokens(text),
+            Self::Reply { text, calls } => {
+                let calls: usize = calls
+                    .iter()
+                    .map(|call| message_tokens(&call.tool) + tokens::count(&call.arguments))
+                    .sum();
+                message_tokens(text) + calls
+            }
+            Self::Results(called) => called
+                .iter()
+                .map(|called| message_tokens(&called.content()))
+                .sum(),
+        }
     }
 }
 
@@ -89,6 +238,9 @@ impl Request {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     pub text: String,
+    /// Tools that it wants called before it goes on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<ToolCall>,
     #[serde(default)]
     pub usage: Usage,
     /// As the provider says it, for instance `stop` or `length`; empty if it does not.

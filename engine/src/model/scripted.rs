@@ -1,16 +1,17 @@
 //! A model that answers from rules, for tests, examples and rehearsals.
 //!
-//! The first rule whose `when` holds answers: with text from a template, or with an error as a
-//! provider would give it. It is as strict as a real model is not: no rule is an error that says what
-//! to add. The rules see `request`: `messages`, `tools`, `prompt` (the last message of the user) and
-//! `context` (what the slots held). Waiting is left to the caller.
+//! The first rule whose `when` holds answers: with text from a template, with calls of tools, or with an
+//! error as a provider would give it. It is as strict as a real model is not: no rule is an error that says
+//! what to add. The rules see `request`: `messages`, `tools`, `prompt` (the last message of the user),
+//! `context` (what the slots held) and `calls` (what was called so far, with what came of it). Waiting is
+//! left to the caller.
 
-use super::{Message, Reply, Request, Usage};
+use super::{Called, Reply, Request, Said, ToolCall, Usage};
 use crate::config;
 use crate::expr::{Expression, Names, Wanted};
 use crate::fault::{Fault, Reason};
+use crate::key::type_of;
 use crate::problem::{CompileError, reason};
-use crate::prompt::message_tokens;
 use crate::template::Template;
 use crate::tokens;
 use serde_json::{Map, Value, json};
@@ -32,12 +33,21 @@ struct Rule {
 
 #[derive(Debug)]
 enum Says {
-    Reply(Box<Template>),
+    Reply {
+        text: Option<Box<Template>>,
+        calls: Vec<Calls>,
+    },
     Error {
         status: u16,
         /// How many requests still get it; absent: all.
         left: Option<AtomicU32>,
     },
+}
+
+#[derive(Debug)]
+struct Calls {
+    tool: String,
+    arguments: Option<Expression>,
 }
 
 /// What a rule says.
@@ -63,7 +73,8 @@ impl Scripted {
     /// # Errors
     /// Every expression or template that cannot work, and every rule that says nothing or two things.
     pub fn compile(model: &str, rules: &[config::Rule]) -> Result<Self, CompileError> {
-        let names = Names::default().fields("request", ["messages", "tools", "prompt", "context"]);
+        let fields = ["messages", "tools", "prompt", "context", "calls"];
+        let names = Names::default().fields("request", fields);
         let mut problems = CompileError::default();
         let rules = rules
             .iter()
@@ -77,25 +88,32 @@ impl Scripted {
                         Expression::compile_for(text, &names, Wanted::Bool),
                     )
                 });
-                let says = match (&rule.reply, &rule.error) {
-                    (Some(reply), None) => problems
-                        .take(
-                            format!("{path}.reply"),
-                            reason::INVALID_TEMPLATE,
-                            Template::compile("reply", reply, &names),
-                        )
-                        .map(|reply| Says::Reply(Box::new(reply))),
-                    (None, Some(error)) => Some(Says::Error {
+                let says = match (&rule.error, &rule.reply, &rule.tool_calls[..]) {
+                    (Some(error), None, []) => Some(Says::Error {
                         status: error.status,
                         left: error.times.map(AtomicU32::new),
                     }),
-                    _ => {
+                    (None, None, []) | (Some(_), ..) => {
                         problems.add(
                             path,
                             reason::INVALID_SPEC,
-                            "a rule has exactly one of `reply` and `error`",
+                            "a rule answers with `reply`, `toolCalls` or both, or else with `error` alone",
                         );
                         None
+                    }
+                    (None, reply, calls) => {
+                        let text = reply.as_ref().and_then(|reply| {
+                            problems.take(
+                                format!("{path}.reply"),
+                                reason::INVALID_TEMPLATE,
+                                Template::compile("reply", reply, &names),
+                            )
+                        });
+                        let calls = problems.merge(compile_calls(calls, &names, &path));
+                        calls.map(|calls| Says::Reply {
+                            text: text.map(Box::new),
+                            calls,
+                        })
                     }
                 };
                 says.map(|says| Rule {
@@ -130,9 +148,19 @@ impl Scripted {
                 continue;
             }
             let outcome = match &rule.says {
-                Says::Reply(template) => {
-                    let text = template.render(&variables).map_err(failed)?;
-                    Outcome::Reply(reply(text, &request.messages))
+                Says::Reply { text, calls } => {
+                    let text = text.as_ref().map(|text| text.render(&variables));
+                    let text = text.transpose().map_err(failed)?.unwrap_or_default();
+                    let calls = (1..).zip(calls).map(|(number, calls)| {
+                        Ok(ToolCall {
+                            // As unique as those of a provider: a run has so many calls before.
+                            id: format!("call-{}-{number}", request.calls().count()),
+                            tool: calls.tool.clone(),
+                            arguments: calls.arguments(&variables)?,
+                        })
+                    });
+                    let calls = calls.collect::<Result<_, Fault>>().map_err(failed)?;
+                    Outcome::Reply(reply(text, calls, request))
                 }
                 Says::Error { status, left } => {
                     if left.as_ref().is_some_and(|left| !take_one(left)) {
@@ -164,27 +192,108 @@ fn take_one(left: &AtomicU32) -> bool {
     .is_ok()
 }
 
+impl Calls {
+    /// As JSON.
+    fn arguments(&self, variables: &Value) -> Result<String, Fault> {
+        let (Some(arguments), Value::Object(variables)) = (&self.arguments, variables) else {
+            return Ok("{}".to_owned());
+        };
+        match arguments.evaluate(variables)? {
+            Value::Object(arguments) => Ok(Value::Object(arguments).to_string()),
+            other => Err(Fault::new(
+                Reason::ExpressionFailed,
+                format!(
+                    "`{}` gives {}, a map of arguments is needed",
+                    arguments.text(),
+                    type_of(&other)
+                ),
+            )),
+        }
+    }
+}
+
+fn compile_calls(
+    calls: &[config::RuleToolCall],
+    names: &Names,
+    path: &str,
+) -> Result<Vec<Calls>, CompileError> {
+    let mut problems = CompileError::default();
+    let compiled = calls.iter().enumerate().map(|(place, call)| Calls {
+        tool: call.tool.clone(),
+        arguments: call.arguments.as_ref().and_then(|text| {
+            problems.take(
+                format!("{path}.toolCalls[{place}].arguments"),
+                reason::INVALID_EXPRESSION,
+                Expression::compile(text, names),
+            )
+        }),
+    });
+    let compiled = compiled.collect();
+    problems.finish()?;
+    Ok(compiled)
+}
+
 fn request_value(request: &Request) -> Value {
+    let said = request.said.iter().flat_map(message_values);
+    let messages: Vec<Value> = request
+        .messages
+        .iter()
+        .map(|message| json!({"role": message.role, "content": message.content}))
+        .chain(said)
+        .collect();
+    let tools = if request.may_call {
+        &*request.tools
+    } else {
+        &[]
+    };
+    let calls: Vec<Value> = request.calls().map(call_value).collect();
     json!({
-        "messages": &*request.messages,
-        "tools": [],
+        "messages": messages,
+        "tools": tools,
         "prompt": request.prompt(),
         "context": request.context(),
+        "calls": calls,
     })
 }
 
-fn reply(text: String, messages: &[Message]) -> Reply {
-    let input: usize = messages
+fn message_values(said: &Said) -> Vec<Value> {
+    match said {
+        Said::Again(text) => vec![json!({"role": "user", "content": text})],
+        Said::Reply { text, .. } => vec![json!({"role": "assistant", "content": text})],
+        Said::Results(called) => called
+            .iter()
+            .map(|called| json!({"role": "tool", "content": called.content()}))
+            .collect(),
+    }
+}
+
+/// A call as expressions see it.
+pub(crate) fn call_value(called: &Called) -> Value {
+    json!({
+        "tool": called.tool,
+        "arguments": called.arguments,
+        "outcome": called.outcome,
+        "result": called.result,
+    })
+}
+
+fn reply(text: String, calls: Vec<ToolCall>, request: &Request) -> Reply {
+    let asked: usize = calls
         .iter()
-        .map(|message| message_tokens(&message.content))
+        .map(|call| tokens::count(&call.tool) + tokens::count(&call.arguments))
         .sum();
     Reply {
         usage: Usage {
-            input_tokens: Some((input + tokens::REPLY_OVERHEAD) as u64),
-            output_tokens: Some(tokens::count(&text) as u64),
+            input_tokens: Some(request.tokens() as u64),
+            output_tokens: Some((tokens::count(&text) + asked) as u64),
         },
         text,
-        finish_reason: "stop".to_owned(),
+        finish_reason: if calls.is_empty() {
+            "stop".to_owned()
+        } else {
+            "tool_calls".to_owned()
+        },
+        calls,
         ..Reply::default()
     }
 }

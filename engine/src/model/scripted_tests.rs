@@ -1,7 +1,8 @@
 //! Scripted models: rules in, answers out.
 
 use super::*;
-use crate::model::Role;
+use crate::model::{CallOutcome, Message, Role};
+use crate::prompt::message_tokens;
 use serde_json::from_value;
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ fn request(user: &str) -> Request {
         parameters: Map::new(),
         max_output_tokens: 100,
         schema: None,
+        said: Vec::new(),
+        tools: Arc::default(),
+        may_call: true,
         input: Arc::new(
             json!({"context": {"flights": [{"_key": "HW1", "late": 40}], "none": null}}),
         ),
@@ -122,7 +126,78 @@ fn what_cannot_work_is_said_at_its_place() {
         ]
     );
     assert!(
-        error.problems[2].message.contains("exactly one of"),
+        error.problems[2].message.contains("`error` alone"),
         "{error}"
+    );
+}
+
+#[test]
+fn a_rule_calls_tools_and_the_next_one_sees_what_came_of_it() {
+    let scripted = scripted(json!([
+        {"when": "size(request.calls) == 0", "reply": "One moment.", "toolCalls": [
+            {"tool": "rebook", "arguments": "{'seat': request.context.flights[0]._key}"}, {"tool": "ping"}]},
+        {"when": "request.calls[0].outcome == 'Done' && request.calls[0].tool == 'rebook'",
+            "reply": "{{ request.calls[0].result.fee }}, {{ request.messages | map(attribute='role') | join(' ') }}"},
+        {"reply": "Else."},
+    ]))
+    .unwrap();
+    let mut request = request("go");
+    let Outcome::Reply(reply) = scripted.answer(&request).unwrap().outcome else {
+        panic!("no reply")
+    };
+    assert_eq!(
+        (reply.text.as_str(), reply.finish_reason.as_str()),
+        ("One moment.", "tool_calls")
+    );
+    let calls: Vec<_> = reply
+        .calls
+        .iter()
+        .map(|call| {
+            (
+                call.id.as_str(),
+                call.tool.as_str(),
+                call.arguments.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        calls,
+        [
+            ("call-0-1", "rebook", r#"{"seat":"HW1"}"#),
+            ("call-0-2", "ping", "{}")
+        ]
+    );
+    let called = |outcome| Called {
+        id: "call-0-1".to_owned(),
+        tool: "rebook".to_owned(),
+        arguments: json!({"seat": "HW1"}),
+        outcome,
+        result: json!({"fee": 7}),
+        rule: None,
+        milliseconds: 1,
+    };
+    request.said = vec![
+        Said::Reply {
+            text: reply.text.clone(),
+            calls: reply.calls.clone(),
+        },
+        Said::Results(vec![called(CallOutcome::Done)]),
+    ];
+    let says = |request: &Request| match scripted.answer(request).unwrap().outcome {
+        Outcome::Reply(reply) => reply.text,
+        Outcome::Error { status } => status.to_string(),
+    };
+    assert_eq!(says(&request), "7, system user assistant tool");
+    request.said[1] = Said::Results(vec![called(CallOutcome::Denied)]);
+    assert_eq!(says(&request), "Else.");
+}
+
+#[test]
+fn arguments_that_are_no_map_are_an_error_with_the_rule() {
+    let scripted = scripted(json!([{"toolCalls": [{"tool": "a", "arguments": "[1]"}]}])).unwrap();
+    let fault = scripted.answer(&request("secret")).unwrap_err();
+    assert!(
+        fault.message.contains("rule 0") && fault.message.contains("a list"),
+        "{fault}"
     );
 }

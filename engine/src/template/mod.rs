@@ -19,10 +19,11 @@ use escape::Escape;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior};
 use serde_json::Value;
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The longest template, in bytes.
 pub const BYTES_MAX: usize = 65_536;
@@ -32,6 +33,12 @@ const FUEL: u64 = 3_000_000;
 const OUTPUT_BYTES_MAX: usize = 4 * 1_048_576;
 /// How deep macros may call each other.
 const RECURSION_MAX: usize = 32;
+
+/// A text in which nothing ends or starts a message, as where a template prints it.
+pub(crate) fn without_markers(text: &str) -> Cow<'_, str> {
+    static MARKERS: LazyLock<Escape> = LazyLock::new(|| Escape::of(""));
+    MARKERS.apply(text)
+}
 
 /// Why a text is no template that can work here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -40,9 +40,8 @@ pub(crate) fn agent(
     read: &BTreeMap<String, Folded>,
 ) -> Option<config::Stage> {
     let known: BTreeMap<&str, &Source> = working(sources).collect();
-    let outputs = agent.config.outputs.iter();
-    let own = (agent.config.trigger.from.source().into_iter())
-        .chain(outputs.map(|output| output.source.as_str()));
+    let own =
+        (agent.config.trigger.from.source().into_iter()).chain(agent.config.written_sources());
     let mut stage = config::Stage {
         namespace: namespace.to_owned(),
         kafka: cluster.config.clone(),
@@ -118,5 +117,10 @@ pub(crate) fn rebase(stage: &mut config::Stage, root: &str) {
         model.each_of_chain(|model| {
             model.provider.secret_files().into_iter().for_each(at);
         });
+    }
+    if let Some(tools) = &mut agent.tools {
+        for server in tools.servers.values_mut() {
+            server.provider.secret_files().for_each(at);
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use super::{
     Context,
-    checked::{Agent, Cluster, Model, Source, View},
+    checked::{Agent, Cluster, Model, Source, ToolServer, View},
     compile,
     findings::{Findings, Outcome},
-    names, pod, slot, trigger,
+    names, pod, slot, tools, trigger,
 };
 use crate::plan::{Folded, stage};
 use crate::reason::Reason;
@@ -20,6 +20,7 @@ pub(super) struct Around<'a> {
     pub(super) models: &'a BTreeMap<String, Outcome<Model>>,
     pub(super) sources: &'a BTreeMap<String, Outcome<Source>>,
     pub(super) views: &'a BTreeMap<String, Outcome<View>>,
+    pub(super) tool_servers: &'a BTreeMap<String, Outcome<ToolServer>>,
 }
 
 pub(super) fn check(
@@ -51,6 +52,9 @@ pub(super) fn check(
         clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
     }
     let slots = slot::check(&mut findings, &spec.context, around.views, &mut views);
+    let (tools, needs) = tools::check(&mut findings, spec, around, &mut views);
+    clusters.extend(needs.clusters);
+    sources.extend(needs.sources);
     for (name, view) in &views {
         clusters.insert((format!("ContextView '{name}'"), view.cluster.clone()));
         sources.extend(view.sources().map(str::to_owned));
@@ -72,10 +76,11 @@ pub(super) fn check(
     );
     findings.one_cluster(
         "spec",
-        "the trigger, views and outputs of an agent",
+        "the trigger, views, outputs and tools of an agent",
         &clusters,
     );
-    if spec.model_ref.is_none() && spec.prompt.is_none() && spec.outputs.is_empty() {
+    let does = !spec.outputs.is_empty() || !spec.tools.is_empty();
+    if spec.model_ref.is_none() && spec.prompt.is_none() && !does {
         findings.problem(
             Reason::InvalidSpec,
             "spec",
@@ -112,6 +117,7 @@ pub(super) fn check(
             .result
             .as_ref()
             .map(|result| result.schema.clone().into()),
+        tools,
         outputs,
         delivery: delivery(&spec.delivery),
         audit: match spec.audit.content {
@@ -138,6 +144,7 @@ pub(super) fn check(
         .map(|cluster| cluster.secrets.clone())
         .unwrap_or_default();
     secrets.extend(model.iter().flat_map(|model| model.secrets.clone()));
+    secrets.extend(needs.secrets);
     let checked = cluster_name.map(|cluster| Agent {
         why: super::why::agent(&config, around.sources, &views),
         config,
@@ -218,13 +225,7 @@ fn outputs(
         };
         clusters.insert((format!("EventSource '{name}'"), source.cluster.clone()));
         sources.insert(name.clone());
-        if source.config.envelope != config::Envelope::None {
-            findings.problem(
-                Reason::InvalidSpec,
-                format!("{path}.sourceRef.name"),
-                format!("EventSource '{name}' is read out of an envelope, which only a database connector writes; write to a source without one"),
-            );
-        }
+        findings.writes(&format!("{path}.sourceRef.name"), name, source);
         checked.push(config::Output {
             name: output.name.clone(),
             source: name.clone(),
@@ -259,22 +260,10 @@ fn delivery(delivery: &crd::Delivery) -> config::Delivery {
 
 fn refuse_unsupported(findings: &mut Findings, spec: &crds::AgentSpec) {
     findings.not_supported(
-        !spec.tools.is_empty(),
-        "spec.tools",
-        "calling tools",
-        "write what is to be done to a source with outputs, for others to do",
-    );
-    findings.not_supported(
-        !spec.policy.is_empty(),
-        "spec.policy",
-        "a policy of tool calls",
-        "leave policy and tools out",
-    );
-    findings.not_supported(
         spec.approval != crd::Approval::default(),
         "spec.approval",
         "approval of tool calls",
-        "leave approval and tools out",
+        "leave approval out, and deny with policy what a person would have to decide",
     );
     findings.not_supported(
         spec.autoscaling.is_some(),

@@ -75,9 +75,10 @@ impl View {
     }
 }
 
-/// A ToolServer: that it is well-formed is all that this version needs of it.
+/// A ToolServer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ToolServer {
+    pub config: config::ToolServer,
     pub secrets: BTreeSet<SecretKey>,
 }
 
@@ -86,9 +87,9 @@ pub struct ToolServer {
 pub struct Agent {
     pub config: config::Agent,
     pub cluster: String,
-    /// Names of all sources that its stage needs: trigger, outputs, and what its views are folded from.
+    /// Names of all sources that its stage needs: trigger, outputs, tools, and what its views are folded from.
     pub sources: BTreeSet<String>,
-    /// Names of the views that its slots read, and its trigger.
+    /// Names of the views that its slots and tools read, and its trigger.
     pub views: BTreeSet<String>,
     pub secrets: BTreeSet<SecretKey>,
     pub replicas: u32,

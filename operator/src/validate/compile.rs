@@ -1,7 +1,7 @@
 //! The engine's compilers, so that what the data plane could not run is refused here, at its exact place.
 
 use headwater_engine::problem::CompileError;
-use headwater_engine::{agent, config, model::scripted, source, view};
+use headwater_engine::{agent, config, model::scripted, source, tool, view};
 use std::collections::BTreeMap;
 
 pub(super) fn source(config: &config::Source) -> Result<(), CompileError> {
@@ -17,6 +17,10 @@ pub(super) fn view(
 
 pub(super) fn scripted(model: &str, rules: &[config::Rule]) -> Result<(), CompileError> {
     scripted::Scripted::compile(model, rules).map(drop)
+}
+
+pub(super) fn tools(server: &str, tools: &[config::ScriptedTool]) -> Result<(), CompileError> {
+    tool::Scripted::compile(server, tools).map(drop)
 }
 
 pub(super) fn agent(stage: &config::Stage) -> Result<(), CompileError> {

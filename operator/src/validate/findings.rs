@@ -1,8 +1,10 @@
 //! What validation finds in a resource: problems, with their exact place, and warnings.
 
+use super::checked::Source;
 use crate::hint;
 use crate::reason::Reason;
 use crate::resources::{Id, Kind, Secret, SecretKey};
+use headwater_engine::config::Envelope;
 use headwater_engine::problem::{CompileError, reason};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -155,6 +157,17 @@ impl Findings {
                 );
                 None
             }
+        }
+    }
+
+    /// A source that the resource writes events to. `path`: the field that names it.
+    pub(crate) fn writes(&mut self, path: &str, name: &str, source: &Source) {
+        if source.config.envelope != Envelope::None {
+            self.problem(
+                Reason::InvalidSpec,
+                path,
+                format!("EventSource '{name}' is read out of an envelope, which only a database connector writes; write to a source without one"),
+            );
         }
     }
 

@@ -19,6 +19,7 @@ mod pod;
 mod slot;
 mod source;
 mod tool_server;
+mod tools;
 mod trigger;
 mod url;
 mod view;
@@ -134,8 +135,8 @@ pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
             views.insert(name.to_owned(), outcome);
         }
     }
-    let tool_servers = each(&resources.tool_servers, |_, object| {
-        tool_server::check(&context, object)
+    let tool_servers = each(&resources.tool_servers, |name, object| {
+        tool_server::check(&context, name, object)
     });
     let agents = each(&resources.agents, |name, object| {
         let around = agent::Around {
@@ -143,6 +144,7 @@ pub fn validate(resources: &Resources, settings: &Settings) -> Validation {
             models: &models,
             sources: &sources,
             views: &views,
+            tool_servers: &tool_servers,
         };
         agent::check(&context, name, object, &around)
     });

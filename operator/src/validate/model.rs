@@ -146,7 +146,7 @@ fn open_ai(
     config::Provider::OpenAi {
         base_url: openai.base_url.clone(),
         api_key_file: server.check(context, findings, secrets),
-        headers: openai.headers.iter().filter_map(header).collect(),
+        headers: openai.headers.iter().filter_map(url::header).collect(),
         query: openai.query.clone(),
     }
 }
@@ -166,7 +166,7 @@ fn anthropic(
     config::Provider::Anthropic {
         base_url: anthropic.base_url.clone(),
         api_key_file: server.check(context, findings, secrets),
-        headers: anthropic.headers.iter().filter_map(header).collect(),
+        headers: anthropic.headers.iter().filter_map(url::header).collect(),
     }
 }
 
@@ -207,20 +207,6 @@ impl Server<'_> {
     }
 }
 
-fn header(header: &Header) -> Option<config::HttpHeader> {
-    let value = match (&header.value, &header.secret_key_ref) {
-        (Some(value), _) => config::HttpHeaderValue::Text(value.clone()),
-        (None, Some(key)) => {
-            config::HttpHeaderValue::File(SecretKey::new(&key.name, &key.key).file())
-        }
-        (None, None) => return None,
-    };
-    Some(config::HttpHeader {
-        name: header.name.clone(),
-        value,
-    })
-}
-
 fn scripted(
     findings: &mut Findings,
     name: &str,
@@ -236,17 +222,11 @@ fn scripted(
     let mut rules = Vec::new();
     for (index, rule) in scripted.rules.iter().enumerate() {
         let path = format!("spec.scripted.rules[{index}]");
-        findings.not_supported(
-            !rule.tool_calls.is_empty(),
-            format!("{path}.toolCalls"),
-            "calling tools",
-            "let the rule give a reply",
-        );
         if rule.reply.is_none() && rule.error.is_none() && rule.tool_calls.is_empty() {
             findings.problem(
                 Reason::InvalidSpec,
                 &path,
-                "a rule answers with reply or with error; set one of them",
+                "a rule answers with reply, toolCalls or both, or else with error; set one of them",
             );
         }
         let error = rule
@@ -269,6 +249,14 @@ fn scripted(
         rules.push(config::Rule {
             when: rule.when.clone(),
             reply: rule.reply.clone(),
+            tool_calls: rule
+                .tool_calls
+                .iter()
+                .map(|call| config::RuleToolCall {
+                    tool: call.tool.clone(),
+                    arguments: call.arguments.clone(),
+                })
+                .collect(),
             error,
             delay_ms: u64::from(rule.delay_milliseconds),
         });

@@ -4,6 +4,7 @@ use super::findings::Findings;
 use crate::reason::Reason;
 use crate::resources::{Secret, SecretKey};
 use headwater_crds::common::Header;
+use headwater_engine::config;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Headers that carry credentials.
@@ -111,4 +112,19 @@ pub(super) fn headers(
         }
     }
     used
+}
+
+/// A header as stages have it; `None` where it has no value.
+pub(super) fn header(header: &Header) -> Option<config::HttpHeader> {
+    let value = match (&header.value, &header.secret_key_ref) {
+        (Some(value), _) => config::HttpHeaderValue::Text(value.clone()),
+        (None, Some(key)) => {
+            config::HttpHeaderValue::File(SecretKey::new(&key.name, &key.key).file())
+        }
+        (None, None) => return None,
+    };
+    Some(config::HttpHeader {
+        name: header.name.clone(),
+        value,
+    })
 }

@@ -107,6 +107,20 @@ pub(super) fn agent(
             agent.topics.journal
         ));
     }
+    for tool in agent.tools.iter().flat_map(|tools| &tools.tools) {
+        lines.push(format!("tool {}: {}", tool.name, does(tool, views)));
+    }
+    if let Some(tools) = agent
+        .tools
+        .as_ref()
+        .filter(|tools| !tools.policy.is_empty())
+    {
+        let rules: Vec<&str> = tools.policy.iter().map(|rule| rule.name.as_str()).collect();
+        lines.push(format!(
+            "policy: asked before each call: {}",
+            rules.join(", ")
+        ));
+    }
     for output in &agent.outputs {
         let when = match output.outcome {
             config::Outcome::Done => "",
@@ -115,6 +129,41 @@ pub(super) fn agent(
         lines.push(format!("output {}: to {}{when}, in one transaction with the turn, the audit and the trigger's offset", output.name, output.topic));
     }
     lines
+}
+
+fn does(tool: &config::Tool, views: &BTreeMap<String, &View>) -> String {
+    match &tool.does {
+        config::ToolDoes::Server {
+            server,
+            tool: name,
+            repeat,
+        } => {
+            let repeat = match repeat {
+                config::Repeat::Never => "never made again where nobody knows whether it was made",
+                config::Repeat::Always => {
+                    "made again, under the same key, where nobody knows whether it was made"
+                }
+            };
+            let fixed: Vec<&str> = tool.fixed.keys().map(String::as_str).collect();
+            let fixed = if fixed.is_empty() {
+                String::new()
+            } else {
+                format!("; the model neither sees nor sets {}", fixed.join(", "))
+            };
+            format!("calls {name} of tool server {server}, {repeat}{fixed}")
+        }
+        config::ToolDoes::Emit { topic, .. } => {
+            format!("writes to {topic}, with the run's outputs")
+        }
+        config::ToolDoes::View { lookup: read } => {
+            let reading = views.get(&read.view).map(|view| reading(view));
+            format!(
+                "{}, which the model gives; {}",
+                lookup(read),
+                reading.unwrap_or_default()
+            )
+        }
+    }
 }
 
 fn lookup(lookup: &config::Lookup) -> String {

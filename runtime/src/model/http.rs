@@ -6,7 +6,7 @@
 use super::sse::Decoder;
 use super::{Error, SetupError};
 use crate::clock::Clock;
-use crate::secret::Secret;
+use crate::secret::Secrets;
 use headwater_engine::config::{HttpHeader, HttpHeaderValue};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, Url, redirect};
@@ -17,8 +17,6 @@ use std::time::Duration;
 
 /// Bytes of an answer, decompressed.
 pub const LIMIT: usize = 10 << 20;
-/// Characters of a provider's message that are passed on.
-const HINT: usize = 300;
 /// Bytes of a refusal that are read.
 const REFUSAL: usize = 16 << 10;
 const CONNECT: Duration = Duration::from_secs(10);
@@ -139,20 +137,17 @@ impl Http {
             file,
         }) = &self.credential
         {
-            let key = self.secret(file)?;
-            let value = format!("{scheme}{}", key.expose());
+            let key = self.secret(&mut secrets, file)?;
+            let value = format!("{scheme}{key}");
             let value = self.header(header.as_str(), &value, true)?;
             headers.insert(header.clone(), value);
-            secrets.0.push(key);
         }
         for HttpHeader { name, value } in &self.headers {
             let value = match value {
                 HttpHeaderValue::Text(text) => self.header(name, text, false)?,
                 HttpHeaderValue::File(path) => {
-                    let secret = self.secret(path)?;
-                    let value = self.header(name, secret.expose(), true)?;
-                    secrets.0.push(secret);
-                    value
+                    let secret = self.secret(&mut secrets, path)?;
+                    self.header(name, &secret, true)?
                 }
             };
             let name = HeaderName::from_bytes(name.as_bytes())
@@ -166,8 +161,10 @@ impl Http {
         Ok((headers, secrets))
     }
 
-    fn secret(&self, path: &str) -> Result<Secret, Error> {
-        Secret::read(path).map_err(|error| self.credential_error(error.to_string()))
+    fn secret(&self, secrets: &mut Secrets, path: &str) -> Result<String, Error> {
+        secrets
+            .read(path)
+            .map_err(|error| self.credential_error(error.to_string()))
     }
 
     fn header(&self, name: &str, value: &str, secret: bool) -> Result<HeaderValue, Error> {
@@ -299,26 +296,6 @@ impl Answer<'_> {
     }
 }
 
-/// The credentials of one request, to be taken out of whatever comes back.
-#[derive(Default)]
-struct Secrets(Vec<Secret>);
-
-impl Secrets {
-    /// One bounded line without credentials and control characters.
-    fn clean(&self, text: &str) -> String {
-        let scrubbed = self
-            .0
-            .iter()
-            .fold(text.to_owned(), |text, secret| secret.scrub(&text));
-        let line: String = scrubbed
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .take(HINT)
-            .collect();
-        line.trim().to_owned()
-    }
-}
-
 fn url(model: &str, endpoint: &Endpoint<'_>) -> Result<Url, SetupError> {
     let failed = |reason: String| SetupError::BaseUrl {
         model: model.to_owned(),
@@ -340,7 +317,7 @@ fn url(model: &str, endpoint: &Endpoint<'_>) -> Result<Url, SetupError> {
 }
 
 /// Seconds, or an HTTP date; in the past it is no wait.
-fn retry_after(text: &str, now_ms: i64) -> Option<Duration> {
+pub(crate) fn retry_after(text: &str, now_ms: i64) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();

@@ -18,6 +18,7 @@ pub use anthropic::Anthropic;
 pub use client::Client;
 pub use fallback::Fallback;
 pub use http::LIMIT;
+pub(crate) use http::retry_after;
 pub use open_ai::OpenAi;
 pub use scripted::Scripted;
 

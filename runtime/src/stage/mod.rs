@@ -32,6 +32,7 @@ use crate::log::{self, Log, Watermarks};
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::observe::Observer;
+use crate::tools::{self, Server};
 use context::Context;
 use headwater_engine::config::{Role, Stage};
 use headwater_engine::fault::Fault;
@@ -60,6 +61,8 @@ pub struct Services {
     pub shutdown: CancellationToken,
     /// By resource name: takes the place of the model that the configuration describes.
     pub models: BTreeMap<String, Arc<dyn Model>>,
+    /// Likewise of servers of tools.
+    pub tool_servers: BTreeMap<String, Arc<dyn Server>>,
     /// The longest that a view stage keeps a change to itself before it is in a checkpoint.
     pub checkpoint_every: Duration,
 }
@@ -74,6 +77,7 @@ impl Services {
             metrics: Arc::new(Metrics::new()),
             shutdown: CancellationToken::new(),
             models: BTreeMap::new(),
+            tool_servers: BTreeMap::new(),
             checkpoint_every: CHECKPOINT_EVERY,
         }
     }
@@ -87,6 +91,8 @@ pub enum Error {
     Compile(#[from] CompileError),
     #[error(transparent)]
     Model(#[from] model::SetupError),
+    #[error(transparent)]
+    Tools(#[from] tools::SetupError),
     #[error("there is no view '{view}' in the stage's configuration")]
     UnknownView { view: String },
     #[error("a stage has to be started from within the executor: {0}")]
@@ -117,7 +123,9 @@ impl Error {
             | Self::CheckpointRefused { .. }
             | Self::FailureRefused { .. } => "KafkaRefused",
             Self::Stalled(stall) => stall.reason,
-            Self::Compile(_) | Self::Model(_) | Self::UnknownView { .. } => "InvalidConfiguration",
+            Self::Compile(_) | Self::Model(_) | Self::Tools(_) | Self::UnknownView { .. } => {
+                "InvalidConfiguration"
+            }
             Self::NoExecutor(_) | Self::Thread(_) | Self::Ended => "Internal",
         }
     }

@@ -98,7 +98,7 @@ pub struct Processed {
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// Stable name: `MissingTopic`, `KafkaUnavailable`, `Fenced`, `InputLost`, `InputReset`,
-    /// `PositionsLost`, `Stopped`, `WaitingForJoin`, `ModelUnavailable`, or a reason of the engine's.
+    /// `PositionsLost`, `Stopped`, `WaitingForJoin`, `ModelUnavailable`, `ToolsUnavailable`, or a reason of the engine's.
     pub reason: String,
     pub message: String,
     /// `<topic>-<partition>` or `<topic>-<partition>-<offset>` that it is about; empty: the stage.

@@ -10,7 +10,7 @@ use crate::simulated::chaos::Fates;
 use crate::simulated::{self, DEADLINE, Fleet};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use headwater_engine::model::{Reply, Request};
+use headwater_engine::model::{Reply, Request, Said};
 use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::backoff::Random;
 use headwater_runtime::log::memory::Memory;
@@ -239,7 +239,13 @@ impl Provider for Desk {
         _within: Duration,
     ) -> BoxFuture<'a, Result<Reply, Error>> {
         async {
-            let messages: Vec<Value> = request.messages.iter().map(|it| json!(it)).collect();
+            let said = request.said.iter().map(|said| match said {
+                Said::Reply { text, .. } => json!({"role": "assistant", "content": text}),
+                Said::Again(text) => json!({"role": "user", "content": text}),
+                Said::Results(results) => panic!("the desk has no tools: {results:?}"),
+            });
+            let prompt = request.messages.iter().map(|it| json!(it));
+            let messages: Vec<Value> = prompt.chain(said).collect();
             let (verdict, delay) = self.0.ask(&request.idempotency_key, &messages);
             // The desk's slow questions, in the simulation's time.
             tokio::time::sleep(delay / 10).await;

@@ -13,6 +13,7 @@ use headwater_runtime::log::{Log, Offsets, TopicSpec, Writer};
 use headwater_runtime::model::Model;
 use headwater_runtime::observe::Observer;
 use headwater_runtime::stage::{self, Handle, Services};
+use headwater_runtime::tools::Server;
 use headwater_testbed::kafka::Topics;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -55,6 +56,7 @@ pub struct Bed {
     pub shutdown: CancellationToken,
     pub observer: Observer,
     pub models: BTreeMap<String, Arc<dyn Model>>,
+    pub tool_servers: BTreeMap<String, Arc<dyn Server>>,
     /// On the memory log.
     memory: Option<Memory>,
     /// On Kafka: removes them with the bed.
@@ -98,6 +100,7 @@ impl Bed {
             shutdown: CancellationToken::new(),
             observer: Observer::new(),
             models: BTreeMap::new(),
+            tool_servers: BTreeMap::new(),
             memory,
             _topics: made,
         };
@@ -194,6 +197,7 @@ impl Bed {
             shutdown: self.shutdown.clone(),
             observer: self.observer.clone(),
             models: self.models.clone(),
+            tool_servers: self.tool_servers.clone(),
             ..Services::new(Arc::clone(&self.log))
         }
     }

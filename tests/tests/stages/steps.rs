@@ -276,7 +276,9 @@ pub async fn a_repair_that_does_not_fit_fails_the_run_at_once(mut bed: Bed) {
 pub async fn a_step_that_is_too_large_is_not_journaled_and_the_run_goes_on(mut bed: Bed) {
     let mut model = Repairing::new(GOOD);
     model.bad = "x".repeat(950 * 1_024);
-    let (stage, model) = offering(&mut bed, model);
+    let (mut stage, model) = offering(&mut bed, model);
+    // The model has room for it.
+    stage["role"]["agent"]["model"]["contextWindowTokens"] = json!(2_000_000);
     let mut writer = bed.writer();
     writer.write(&[bed.question("s", "which?", "")]).unwrap();
     let agent = bed.started(&stage).await;

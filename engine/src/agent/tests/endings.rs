@@ -1,6 +1,7 @@
 //! How runs end: outputs, dead letters, audit.
 
 use super::*;
+use crate::agent::{Next, Offer};
 use crate::audit::{Outcome, Values};
 
 const OUTPUTS: &str = "
@@ -78,7 +79,10 @@ fn without_a_model_the_prompt_is_the_result() {
         Bed::new("{prompt: {user: 'Say {{ event.text }}'}, outputs: [{name: ask, source: asks}]}");
     let trigger = bed.trigger(&json!({"text": "hi"}));
     let ready = bed.ready(&trigger);
-    assert_eq!(bed.agent.request(&trigger, &ready), None);
+    assert_eq!(
+        bed.agent.next(&trigger, &ready, &Offer::default()),
+        Ok(Next::Complete)
+    );
     let completion = bed.agent.complete(&trigger, &ready, None, T + 1).unwrap();
     let value: Value =
         serde_json::from_slice(completion.records[0].value.as_ref().unwrap()).unwrap();

@@ -9,6 +9,7 @@ mod replay;
 mod slots;
 mod steps;
 mod taken;
+mod tools;
 
 use super::*;
 use crate::agent::{Assembly, Context, Freshness, Ready};

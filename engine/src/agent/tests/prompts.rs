@@ -1,6 +1,7 @@
 //! Messages, conversation, replay.
 
 use super::*;
+use crate::agent::{Next, Offer};
 use crate::prompt::{hash, message_tokens};
 use crate::tokens::REPLY_OVERHEAD;
 
@@ -115,7 +116,10 @@ fn the_request_is_what_the_model_resource_says() {
     let mut bed = Bed::new(&with_model(CHAT));
     bed.feed("bookings", "b1", &json!({"customer": "c1"}), T);
     let trigger = bed.trigger(&json!({"text": "q"}));
-    let request = bed.agent.request(&trigger, &bed.ready(&trigger)).unwrap();
+    let ready = bed.ready(&trigger);
+    let Ok(Next::Ask(request)) = bed.agent.next(&trigger, &ready, &Offer::default()) else {
+        panic!("no request")
+    };
     assert_eq!(request.model, "gpt");
     assert_eq!(request.max_output_tokens, 4_096);
     assert_eq!(request.parameters["temperature"], json!(0.2));

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::agent::Heard;
+use crate::agent::{Next, Offer};
 use crate::audit::{Call, Outcome, Values};
-use crate::journal::{self, Change};
-use crate::model::{Message, Role, Usage};
+use crate::journal::{self, Change, Did};
+use crate::model::{Request, Said, Usage};
 use crate::problem::reason;
 
 const OFFERS: &str = "
@@ -31,6 +32,13 @@ fn said(text: &str, tokens: u64) -> Reply {
     }
 }
 
+fn asked(bed: &Bed, trigger: &Trigger, ready: &Ready) -> Request {
+    match bed.agent.next(trigger, ready, &Offer::default()) {
+        Ok(Next::Ask(request)) => *request,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn bed() -> Bed {
     let mut bed = Bed::new(&with_model(OFFERS));
     let booking = json!({"customer": "c1", "seat": 12.7});
@@ -38,7 +46,7 @@ fn bed() -> Bed {
     bed
 }
 
-fn values(completion: &Completion, topic: &str) -> Vec<Value> {
+pub(super) fn values(completion: &Completion, topic: &str) -> Vec<Value> {
     let of = completion
         .records
         .iter()
@@ -55,7 +63,7 @@ fn journaled(heard: Heard) -> Vec<Arc<journal::Step>> {
     read_back(&change)
 }
 
-fn read_back(change: &Change) -> Vec<Arc<journal::Step>> {
+pub(super) fn read_back(change: &Change) -> Vec<Arc<journal::Step>> {
     let record = change.record("j", 3).unwrap();
     let mut store = journal::Store::default();
     record.lend(0, |record| store.restore(record)).unwrap();
@@ -68,7 +76,7 @@ fn an_answer_that_fits_ends_the_run_and_is_json_to_outputs() {
     let bed = bed();
     let trigger = bed.trigger(&json!({"text": "what is there?"}));
     let mut ready = bed.ready(&trigger);
-    let request = bed.agent.request(&trigger, &ready).unwrap();
+    let request = asked(&bed, &trigger, &ready);
     assert_eq!(request.idempotency_key, format!("{}-1", trigger.run));
     assert_eq!(request.schema.unwrap()["required"], json!(["offers"]));
     assert_eq!(request.messages, ready.prompt.clone().unwrap().messages);
@@ -102,18 +110,16 @@ fn an_answer_that_does_not_fit_is_a_step_and_its_repair_ends_the_run() {
     let steps = journaled(heard);
     assert_eq!((steps.len(), steps[0].offset), (1, 41));
 
-    let request = bed.agent.request(&trigger, &ready).unwrap();
+    let request = asked(&bed, &trigger, &ready);
     assert_eq!(request.idempotency_key, format!("{}-2", trigger.run));
-    assert_eq!(request.messages[..told.len()], *told);
-    let [answered, again] = &request.messages[told.len()..] else {
-        panic!("{:?}", request.messages)
+    assert_eq!(request.messages, told);
+    let [Said::Reply { text, calls }, Said::Again(again)] = &request.said[..] else {
+        panic!("{:?}", request.said)
     };
-    assert_eq!(*answered, Message::new(Role::Assistant, BAD));
-    assert!(again.content.contains("`/offers/0/price`"), "{again:?}");
-    assert!(
-        again.content.contains("\"required\":[\"offers\"]"),
-        "{again:?}"
-    );
+    assert_eq!((text.as_str(), calls.len()), (BAD, 0));
+    assert!(again.contains("`/offers/0/price`"), "{again}");
+    assert!(again.contains("\"required\":[\"offers\"]"), "{again}");
+    assert_eq!(request.prompt(), again);
 
     // The same, from the journal alone, in another process and another attempt.
     let mut resumed = bed.agent.resume(&steps, 2).unwrap();
@@ -125,7 +131,7 @@ fn an_answer_that_does_not_fit_is_a_step_and_its_repair_ends_the_run() {
         },
         ready
     );
-    assert_eq!(bed.agent.request(&trigger, &resumed), Some(request));
+    assert_eq!(asked(&bed, &trigger, &resumed), request);
 
     let heard = bed.agent.hear(&trigger, &mut resumed, said(GOOD, 7), 41);
     assert_eq!(heard, Ok(Heard::Answer(said(GOOD, 7))));
@@ -248,7 +254,7 @@ fn nothing_journaled_is_nothing_to_go_on_from() {
     let without = journal::Step {
         offset: 1,
         begun: None,
-        reply: reply(BAD),
+        did: Did::Reply(reply(BAD)),
     };
     assert_eq!(bed.agent.resume(&[Arc::new(without)], 1), None);
 }
@@ -258,7 +264,7 @@ fn without_a_schema_any_reply_is_the_answer() {
     let bed = Bed::new(&with_model("outputs: [{name: all, source: answers}]"));
     let trigger = bed.trigger(&json!({"text": "hi"}));
     let mut ready = bed.ready(&trigger);
-    assert_eq!(bed.agent.request(&trigger, &ready).unwrap().schema, None);
+    assert_eq!(asked(&bed, &trigger, &ready).schema, None);
     let heard = bed.agent.hear(&trigger, &mut ready, said("{", 1), 41);
     assert_eq!(heard, Ok(Heard::Answer(said("{", 1))));
 }

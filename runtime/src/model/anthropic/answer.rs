@@ -1,7 +1,9 @@
 //! What a message looks like on the wire, whole or in events.
 
-use headwater_engine::model::{Reply, Usage};
+use headwater_engine::model::{Reply, ToolCall, Usage};
 use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 #[derive(Deserialize)]
 pub(super) struct Whole {
@@ -12,11 +14,47 @@ pub(super) struct Whole {
     usage: Counted,
 }
 
-/// Blocks that hold no text, as of thinking, are passed over.
+/// Blocks that hold neither text nor a call, as of thinking, are passed over.
 #[derive(Deserialize)]
 pub(super) struct Block {
+    #[serde(rename = "type", default)]
+    kind: String,
     #[serde(default)]
     text: Option<String>,
+    /// Of a call.
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    input: Option<Value>,
+}
+
+impl Block {
+    fn is_call(&self) -> bool {
+        self.kind == "tool_use"
+    }
+
+    /// The call, with the arguments that it came with.
+    fn call(self) -> ToolCall {
+        ToolCall {
+            id: self.id.unwrap_or_default(),
+            tool: self.name.unwrap_or_default(),
+            arguments: self
+                .input
+                .map(|input| input.to_string())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// What comes of a block, in pieces.
+#[derive(Deserialize)]
+pub(super) struct Delta {
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    partial_json: Option<String>,
 }
 
 /// Tokens: what was read from the cache or written to it is not in `input_tokens`.
@@ -64,17 +102,17 @@ impl Counted {
 
 impl Whole {
     pub(super) fn reply(self) -> Result<Reply, String> {
-        let text: String = self
-            .content
-            .into_iter()
-            .filter_map(|block| block.text)
-            .collect();
+        let (calls, texts): (Vec<Block>, Vec<Block>) =
+            self.content.into_iter().partition(Block::is_call);
+        let text: String = texts.into_iter().filter_map(|block| block.text).collect();
+        let calls: Vec<ToolCall> = calls.into_iter().map(Block::call).collect();
         let finish_reason = self.stop_reason.unwrap_or_default();
-        if text.is_empty() && finish_reason.is_empty() {
+        if text.is_empty() && calls.is_empty() && finish_reason.is_empty() {
             return Err("its message has no text".to_owned());
         }
         Ok(Reply {
             text,
+            calls,
             usage: self.usage.usage(),
             finish_reason,
             ..Reply::default()
@@ -89,8 +127,15 @@ pub(super) enum Event {
     MessageStart {
         message: Start,
     },
+    ContentBlockStart {
+        #[serde(default)]
+        index: usize,
+        content_block: Block,
+    },
     ContentBlockDelta {
-        delta: Block,
+        #[serde(default)]
+        index: usize,
+        delta: Delta,
     },
     MessageDelta {
         delta: Stop,
@@ -148,6 +193,8 @@ impl Failure {
 #[derive(Default)]
 pub(super) struct Told {
     text: String,
+    /// By the block's place.
+    calls: BTreeMap<usize, ToolCall>,
     finish_reason: String,
     usage: Counted,
 }
@@ -157,9 +204,24 @@ impl Told {
     pub(super) fn take(&mut self, event: Event) -> bool {
         match event {
             Event::MessageStart { message } => self.usage = message.usage.or(self.usage),
-            Event::ContentBlockDelta { delta } => {
+            Event::ContentBlockStart {
+                index,
+                content_block,
+            } if content_block.is_call() => {
+                let call = ToolCall {
+                    // They follow in pieces.
+                    arguments: String::new(),
+                    ..content_block.call()
+                };
+                self.calls.insert(index, call);
+            }
+            Event::ContentBlockDelta { index, delta } => {
                 self.text
                     .push_str(delta.text.as_deref().unwrap_or_default());
+                if let (Some(call), Some(piece)) = (self.calls.get_mut(&index), delta.partial_json)
+                {
+                    call.arguments.push_str(&piece);
+                }
             }
             Event::MessageDelta { delta, usage } => {
                 self.usage = usage.or(self.usage);
@@ -168,7 +230,7 @@ impl Told {
                 }
             }
             Event::MessageStop => return true,
-            Event::Error { .. } | Event::Other => {}
+            Event::ContentBlockStart { .. } | Event::Error { .. } | Event::Other => {}
         }
         false
     }
@@ -176,6 +238,7 @@ impl Told {
     pub(super) fn reply(self) -> Reply {
         Reply {
             text: self.text,
+            calls: self.calls.into_values().collect(),
             usage: self.usage.usage(),
             finish_reason: self.finish_reason,
             ..Reply::default()

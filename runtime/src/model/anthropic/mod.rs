@@ -16,7 +16,7 @@ use answer::{Event, Told, Whole};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headwater_engine::config::HttpHeader;
-use headwater_engine::model::{Message, Reply, Request, Role};
+use headwater_engine::model::{Message, Reply, Request, Role, Said};
 use reqwest::header::HeaderName;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -137,15 +137,37 @@ fn body(request: &Request, schema: Option<&Value>) -> Map<String, Value> {
         cache(last);
         body.insert("system".to_owned(), Value::Array(system));
     }
-    let last = said.len().saturating_sub(1);
-    let messages = said.into_iter().enumerate().map(|(place, message)| {
-        let mut block = block(message);
-        if place == last {
-            cache(&mut block);
-        }
-        json!({"role": message.role, "content": [block]})
-    });
+    let prompt = said
+        .into_iter()
+        .map(|message| (message.role, vec![block(message)]));
+    let mut messages: Vec<(Role, Vec<Value>)> = prompt
+        .chain(request.said.iter().map(self::said))
+        // It refuses a message without content.
+        .filter(|(_, blocks)| !blocks.is_empty())
+        .collect();
+    if let Some(last) = messages
+        .last_mut()
+        .and_then(|(_, blocks)| blocks.last_mut())
+    {
+        cache(last);
+    }
+    let messages = messages
+        .into_iter()
+        .map(|(role, content)| json!({"role": role, "content": content}));
     body.insert("messages".to_owned(), messages.collect());
+    if !request.tools.is_empty() {
+        let tools = request.tools.iter().map(|tool| {
+            json!({
+                "name": tool.name,
+                "description": tool.description,
+                "input_schema": tool.parameters,
+            })
+        });
+        body.insert("tools".to_owned(), tools.collect());
+        if !request.may_call {
+            body.insert("tool_choice".to_owned(), json!({"type": "none"}));
+        }
+    }
     if let Some(schema) = schema {
         let config = body.entry("output_config").or_insert_with(|| json!({}));
         if let Value::Object(config) = config {
@@ -157,7 +179,42 @@ fn body(request: &Request, schema: Option<&Value>) -> Map<String, Value> {
 }
 
 fn block(message: &Message) -> Value {
-    json!({"type": "text", "text": message.content})
+    text(&message.content)
+}
+
+fn text(text: &str) -> Value {
+    json!({"type": "text", "text": text})
+}
+
+/// The message of what was said after the prompt.
+fn said(said: &Said) -> (Role, Vec<Value>) {
+    match said {
+        Said::Again(again) => (Role::User, vec![text(again)]),
+        Said::Reply {
+            text: written,
+            calls,
+        } => {
+            let written = (!written.is_empty()).then(|| text(written));
+            let calls = calls.iter().map(|call| {
+                // It takes an object and no text; what the model wrote may be none.
+                let input: Value = serde_json::from_str(&call.arguments).unwrap_or(Value::Null);
+                let input = if input.is_object() { input } else { json!({}) };
+                json!({"type": "tool_use", "id": call.id, "name": call.tool, "input": input})
+            });
+            (Role::Assistant, written.into_iter().chain(calls).collect())
+        }
+        Said::Results(called) => {
+            let results = called.iter().map(|called| {
+                json!({
+                    "type": "tool_result",
+                    "tool_use_id": called.id,
+                    "content": called.content(),
+                    "is_error": !called.is_done(),
+                })
+            });
+            (Role::User, results.collect())
+        }
+    }
 }
 
 /// What comes up to the end of this block may be kept for the next request.

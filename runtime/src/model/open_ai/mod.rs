@@ -1,7 +1,8 @@
 //! Chat completions of any server that speaks OpenAI's protocol, streamed or not.
 //!
-//! `parameters` of the model are merged into the request; `model` and `messages` are always ours, and
-//! tools are never asked for here. With `stream: true` among the parameters the answer is read as
+//! `parameters` of the model are merged into the request; `model`, `messages` and `tools` are always ours. Where
+//! tools may be called no more, they stand in the request all the same, with `tool_choice: none`: some servers
+//! refuse messages about tools that they do not know. With `stream: true` among the parameters the answer is read as
 //! server-sent events and put together to the same reply. An answer that has to fit a schema is asked for
 //! as `response_format`; a server that refuses that is asked without, then and from then on.
 
@@ -17,7 +18,7 @@ use answer::{Completion, Piece};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headwater_engine::config::HttpHeader;
-use headwater_engine::model::{Reply, Request};
+use headwater_engine::model::{Reply, Request, Role, Said};
 use reqwest::header::AUTHORIZATION;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -132,7 +133,22 @@ fn body(request: &Request) -> Map<String, Value> {
     let mut body = request.parameters.clone();
     body.remove("tools");
     body.insert("model".to_owned(), json!(request.model));
-    body.insert("messages".to_owned(), json!(request.messages.as_ref()));
+    let prompt = request.messages.iter().map(|message| json!(message));
+    let said = request.said.iter().flat_map(said);
+    body.insert("messages".to_owned(), prompt.chain(said).collect());
+    if !request.tools.is_empty() {
+        let tools = request.tools.iter().map(|tool| {
+            json!({"type": "function", "function": {
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+            }})
+        });
+        body.insert("tools".to_owned(), tools.collect());
+        if !request.may_call {
+            body.insert("tool_choice".to_owned(), json!("none"));
+        }
+    }
     // Newer models know only the second name; whoever gives it as a parameter is obeyed.
     if !body.contains_key("max_tokens") && !body.contains_key("max_completion_tokens") {
         body.insert("max_tokens".to_owned(), json!(request.max_output_tokens));
@@ -142,4 +158,29 @@ fn body(request: &Request) -> Map<String, Value> {
             .or_insert_with(|| json!({"include_usage": true}));
     }
     body
+}
+
+/// Messages of what was said after the prompt.
+fn said(said: &Said) -> Vec<Value> {
+    match said {
+        Said::Again(text) => vec![json!({"role": Role::User, "content": text})],
+        Said::Reply { text, calls } if calls.is_empty() => {
+            vec![json!({"role": Role::Assistant, "content": text})]
+        }
+        Said::Reply { text, calls } => {
+            let calls = calls.iter().map(|call| {
+                let function = json!({"name": call.tool, "arguments": call.arguments});
+                json!({"id": call.id, "type": "function", "function": function})
+            });
+            let content = (!text.is_empty()).then_some(text);
+            let calls: Value = calls.collect();
+            vec![json!({"role": Role::Assistant, "content": content, "tool_calls": calls})]
+        }
+        Said::Results(called) => called
+            .iter()
+            .map(|called| {
+                json!({"role": "tool", "tool_call_id": called.id, "content": called.content()})
+            })
+            .collect(),
+    }
 }

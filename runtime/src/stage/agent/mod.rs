@@ -19,6 +19,7 @@ use super::held::{Folder, Held};
 use super::{Context, Error, Parts};
 use crate::backoff::Random;
 use crate::model::{self, Model};
+use crate::tools::Tools;
 use driver::Driver;
 use headwater_engine::agent::Agent;
 use headwater_engine::config;
@@ -34,6 +35,7 @@ struct Setup {
     config: config::Agent,
     agent: Arc<Agent>,
     model: Option<Arc<dyn Model>>,
+    tools: Option<Arc<Tools>>,
     /// Absent where rules of the configuration answer, which are never away.
     provider: Option<Provider>,
     held: Arc<Held>,
@@ -50,16 +52,12 @@ impl Setup {
     /// Topics that the agent writes.
     fn own_topics(&self) -> Vec<String> {
         let topics = &self.config.topics;
-        let outputs = self
-            .config
-            .outputs
-            .iter()
-            .map(|output| output.topic.clone());
+        let written = self.config.written().map(str::to_owned);
         [&topics.runs, &topics.dead, &topics.journal]
             .into_iter()
             .chain(&topics.conversation)
             .cloned()
-            .chain(outputs)
+            .chain(written)
             .collect()
     }
 }
@@ -80,12 +78,23 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
             )?,
         }),
     };
+    let tools = config.tools.as_ref().map(|tools| {
+        Tools::new(
+            Arc::clone(&agent),
+            tools,
+            &services.tool_servers,
+            &services.clock,
+            Arc::clone(&services.metrics),
+        )
+    });
+    let tools = tools.transpose()?.map(Arc::new);
     let held = Arc::new(Held::new(definitions));
     let setup = Arc::new(Setup {
         context: Arc::clone(context),
         config: config.clone(),
         agent,
         model,
+        tools,
         provider: is_remote(config).then(|| Provider::new(outage::BACKOFF, Random::unseeded())),
         held: Arc::clone(&held),
         freshness_wait: Duration::from_millis(config.freshness_wait_ms),

@@ -16,14 +16,15 @@ use crate::stage::ends::{Answer, Ends, Service};
 use crate::stage::held::Found;
 use crate::stage::life::Life;
 use headwater_engine::agent::{
-    Assembly, Completion, Context, Freshness, Heard, Ready, Trigger, ViewFreshness,
+    Assembly, Completion, Context, Freshness, Heard, Next, Now, Offer, Prepared, Ready, Trigger,
+    ViewFreshness,
 };
 use headwater_engine::audit::{Behind, Covered};
 use headwater_engine::config::OnFailure;
 use headwater_engine::conversation::Past;
 use headwater_engine::fault::{Fault, Reason};
 use headwater_engine::journal::Step;
-use headwater_engine::model::Reply;
+use headwater_engine::model::{Called, Reply, Request, ToolCall};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,7 @@ const BACKOFF: Backoff = Backoff {
 /// However long a provider asks to be left alone, it is asked again after this.
 const LEFT_ALONE_MAX: Duration = Duration::from_secs(300);
 const UNAVAILABLE: &str = "ModelUnavailable";
+const TOOLS_UNAVAILABLE: &str = "ToolsUnavailable";
 
 /// One trigger, and what it is run with.
 pub(super) struct Run {
@@ -90,6 +92,14 @@ impl Failure {
         }
     }
 
+    /// Another attempt would come to the same.
+    fn last(fault: Fault, ready: &Ready) -> Self {
+        Self {
+            again: false,
+            ..Self::new(fault, Some(ready.clone().into()))
+        }
+    }
+
     fn away(why: &str) -> Self {
         Self {
             away: true,
@@ -134,7 +144,11 @@ impl Run {
         }
         let mut way = Way::default();
         loop {
-            let tried = self.attempt(attempt, &ends, &mut begun, &mut way).await;
+            // Before anything is read: it may take its time.
+            let offer = self.offer().await;
+            let tried = self
+                .attempt(attempt, &ends, &offer, &mut begun, &mut way)
+                .await;
             let failure = match tried {
                 Ok(completion) => return Ended::Complete(Box::new(completion)),
                 Err(failure) => failure,
@@ -155,6 +169,34 @@ impl Run {
             )
             .await;
             attempt += 1;
+        }
+    }
+
+    /// What the model is told of its tools. As long as their servers do not say, nothing is tried.
+    async fn offer(&self) -> Arc<Offer> {
+        let Some(tools) = &self.setup.tools else {
+            return Arc::default();
+        };
+        let mut failures = 0;
+        loop {
+            let fault = match tools.offer().await {
+                Ok(offer) => {
+                    if failures > 0 {
+                        self.life.board.solved(TOOLS_UNAVAILABLE, "");
+                    }
+                    return offer;
+                }
+                Err(fault) => fault,
+            };
+            failures += 1;
+            let (agent, run) = (&self.setup.config.name, &self.trigger.run);
+            tracing::warn!(agent, run = %run, %fault, "tools are not known; runs wait for them");
+            let message = format!(
+                "{}. Runs wait, and go on by themselves once the tools are there; none of their attempts is used",
+                fault.message
+            );
+            self.life.board.problem(TOOLS_UNAVAILABLE, "", message);
+            sleep(BACKOFF.after(failures, &self.random)).await;
         }
     }
 
@@ -182,13 +224,14 @@ impl Run {
         &'a self,
         attempt: u32,
         ends: &Ends,
+        offer: &Offer,
         begun: &mut Option<Ready>,
         way: &mut Way<'a>,
     ) -> Result<Completion, Failure> {
         let deadline = Instant::now() + self.setup.attempt_timeout;
         if let Some(mut ready) = begun.clone() {
             ready.attempt = attempt;
-            return self.ask(ready, deadline, begun, way).await;
+            return self.ask(ready, deadline, offer, begun, way).await;
         }
         let setup = &self.setup;
         let clock = &setup.context.services.clock;
@@ -203,43 +246,55 @@ impl Run {
             }
             Err(fault) => return Err(Failure::new(fault, None)),
         };
-        self.ask(ready, deadline, begun, way).await
+        self.ask(ready, deadline, offer, begun, way).await
     }
 
-    /// Asks the model until it has said what ends the run.
+    /// Asks the model, and makes the calls that it asks for, until it has said what ends the run.
     async fn ask<'a>(
         &'a self,
         mut ready: Ready,
         mut deadline: Instant,
+        offer: &Offer,
         begun: &mut Option<Ready>,
         way: &mut Way<'a>,
     ) -> Result<Completion, Failure> {
         let agent = &self.setup.agent;
+        // Calls that were asked for before may have been made.
+        let mut unsure = true;
         let reply = loop {
-            let Some(reply) = self.reply(&ready, deadline, way).await? else {
-                break None;
-            };
-            match agent.hear(&self.trigger, &mut ready, reply, self.offset) {
-                Ok(Heard::Answer(reply)) => break Some(reply),
-                Ok(Heard::Step(change)) => {
-                    let waiting = Instant::now();
-                    match self.interim.commit(change).await {
-                        Ok(()) => *begun = Some(ready.clone()),
-                        Err(reason) => {
-                            let (agent, run) = (&self.setup.config.name, &self.trigger.run);
-                            tracing::warn!(agent, run = %run, reason, "a step cannot be journaled and is repeated after a crash");
-                        }
+            let next = agent.next(&self.trigger, &ready, offer);
+            let next = next.map_err(|fault| Failure::last(fault, &ready))?;
+            let change = match next {
+                Next::Complete => break None,
+                Next::Ask(request) => {
+                    let reply = self.reply(&ready, &request, deadline, way).await?;
+                    unsure = false;
+                    match agent.hear(&self.trigger, &mut ready, reply, self.offset) {
+                        Ok(Heard::Answer(reply)) => break Some(reply),
+                        Ok(Heard::Step(change)) => change,
+                        Err(fault) => return Err(Failure::last(fault, &ready)),
                     }
-                    // What Kafka took is not the attempt's.
-                    deadline += waiting.elapsed();
                 }
-                Err(fault) => {
-                    return Err(Failure {
-                        again: false,
-                        ..Failure::new(fault, Some(ready.into()))
-                    });
+                Next::Call(calls) => {
+                    let called = self.call(&ready, offer, &calls, unsure, deadline).await;
+                    agent.results(&self.trigger, &mut ready, called, self.offset)
+                }
+            };
+            let waiting = Instant::now();
+            match self.interim.commit(change).await {
+                Ok(()) => *begun = Some(ready.clone()),
+                // Its calls would be made again after a crash, as if they had never been made.
+                Err(reason) if ready.asks_for_calls() => {
+                    let message = format!("calls that cannot be journaled are not made: {reason}");
+                    return Err(Failure::last(Fault::new(Reason::TooLarge, message), &ready));
+                }
+                Err(reason) => {
+                    let (agent, run) = (&self.setup.config.name, &self.trigger.run);
+                    tracing::warn!(agent, run = %run, reason, "a step cannot be journaled and is repeated after a crash");
                 }
             }
+            // What Kafka took is not the attempt's.
+            deadline += waiting.elapsed();
         };
         if agent.looks_again()
             && let Err(fault) = self.look_again(&mut ready, deadline).await
@@ -252,17 +307,80 @@ impl Run {
             .map_err(|fault| Failure::new(fault, Some(ready.into())))
     }
 
-    /// What the model says next; `None` where the agent has none.
+    /// Makes calls one after the other: each is judged by what came of those before it.
+    async fn call(
+        &self,
+        ready: &Ready,
+        offer: &Offer,
+        calls: &[ToolCall],
+        unsure: bool,
+        deadline: Instant,
+    ) -> Vec<Called> {
+        let setup = &self.setup;
+        let agent = &setup.agent;
+        let mut made: Vec<Called> = Vec::with_capacity(calls.len());
+        for call in calls {
+            let now = self.look_for_policy(ready, deadline).await;
+            let prepared = agent.prepare(&self.trigger, ready, offer, &made, now.as_ref(), call);
+            let called = match (prepared, &setup.tools) {
+                (Prepared::Over(called), _) => called,
+                (Prepared::Send(invocation), Some(tools)) => {
+                    tools.call(invocation, unsure, deadline).await
+                }
+                (Prepared::Send(invocation), None) => {
+                    invocation.not_made("its server is not configured", 0)
+                }
+                (Prepared::Look(look), _) => {
+                    let began = Instant::now();
+                    let freshness = self.fresh(deadline).await;
+                    let took = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    agent.look_up(&self.trigger, ready, look, &*setup.held, &freshness, took)
+                }
+            };
+            tracing::debug!(
+                agent = setup.config.name,
+                run = %self.trigger.run,
+                tool = called.tool,
+                outcome = called.outcome.as_str(),
+                "tool called"
+            );
+            made.push(called);
+        }
+        made
+    }
+
+    /// What the rules see as `now`; where it cannot be read, those that name it deny.
+    async fn look_for_policy(&self, ready: &Ready, deadline: Instant) -> Option<Now> {
+        let setup = &self.setup;
+        if !setup.agent.policy_looks_again() {
+            return None;
+        }
+        let freshness = self.fresh(deadline).await;
+        let now_ms = setup.context.services.clock.now_ms();
+        let trigger = &self.trigger;
+        let looked = setup
+            .agent
+            .look_for_policy(trigger, ready, &*setup.held, &freshness, now_ms);
+        looked
+            .inspect_err(|fault| {
+                let (agent, run) = (&setup.config.name, &trigger.run);
+                tracing::warn!(agent, run = %run, reason = %fault.reason, message = fault.message, "slots cannot be read for the policy");
+            })
+            .ok()
+    }
+
+    /// What the model says next.
     async fn reply<'a>(
         &'a self,
         ready: &Ready,
+        request: &Request,
         deadline: Instant,
         way: &mut Way<'a>,
-    ) -> Result<Option<Reply>, Failure> {
+    ) -> Result<Reply, Failure> {
         let setup = &self.setup;
-        let request = setup.agent.request(&self.trigger, ready);
-        let (Some(model), Some(request)) = (&setup.model, request) else {
-            return Ok(None);
+        let Some(model) = &setup.model else {
+            let fault = Fault::new(Reason::ModelFailed, "the agent has no model");
+            return Err(Failure::last(fault, ready));
         };
         let pass = match (&setup.provider, way.pass.take()) {
             (None, _) => None,
@@ -273,16 +391,16 @@ impl Run {
             },
         };
         let asked = Instant::now();
-        let answer = timeout_at(deadline, model.answer(&request, deadline)).await;
+        let answer = timeout_at(deadline, model.answer(request, deadline)).await;
         match answer {
             Ok(Ok(reply)) => {
                 if pass.is_some_and(Pass::answered) {
                     self.tell_back();
                 }
-                Ok(Some(Reply {
+                Ok(Reply {
                     milliseconds: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
                     ..reply
-                }))
+                })
             }
             Ok(Err(error)) => {
                 if let Some(pass) = pass
@@ -351,16 +469,21 @@ impl Run {
 
     /// Reads slots once more, after a barrier of its own: with what was in the log when the model had answered.
     async fn look_again(&self, ready: &mut Ready, deadline: Instant) -> Result<(), Fault> {
-        let Ok(ends) = self.asks.ask().await else {
-            // The stage ends, and this task with it.
-            return std::future::pending().await;
-        };
-        let freshness = self.barrier(&ends, deadline).await;
+        let freshness = self.fresh(deadline).await;
         let setup = &self.setup;
         let now_ms = setup.context.services.clock.now_ms();
         setup
             .agent
             .look_again(&self.trigger, ready, &*setup.held, &freshness, now_ms)
+    }
+
+    /// Until the views hold what is in the log now, or the wait is over.
+    async fn fresh(&self, deadline: Instant) -> Freshness {
+        let Ok(ends) = self.asks.ask().await else {
+            // The stage ends, and this task with it.
+            return std::future::pending().await;
+        };
+        self.barrier(&ends, deadline).await
     }
 
     /// Until the views hold what was in the log when the trigger arrived, or the wait is over.

@@ -51,15 +51,12 @@ impl Batches {
     pub(super) fn new(setup: Arc<Setup>, life: Arc<Life>, id: String, topic: &str) -> Self {
         let services = &setup.context.services;
         let topics = &setup.config.topics;
-        let outputs = setup.config.outputs.iter().map(|output| &output.topic);
         let own = [&topics.journal, &topics.runs, &topics.dead];
+        let own = own.into_iter().chain(&topics.conversation).cloned();
+        let written = setup.config.written().map(str::to_owned);
         let scope = Scope {
             reads: topic.to_owned(),
-            writes: outputs
-                .chain(own)
-                .chain(&topics.conversation)
-                .cloned()
-                .collect(),
+            writes: written.chain(own).collect(),
         };
         let committer = Committer::new(
             Arc::clone(&services.log),
