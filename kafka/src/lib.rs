@@ -17,6 +17,7 @@ pub mod brokers;
 pub mod consumer;
 mod context;
 pub mod error;
+pub mod members;
 mod message;
 mod native;
 pub mod offsets;

@@ -93,6 +93,32 @@ pub fn a_static_member_comes_back(bed: &Bed) {
     );
 }
 
+/// Who gave partitions up ends before the group has given them to another, and comes back as who it was: nobody asks for the next rebalance.
+pub fn partitions_that_nobody_has_are_given_anew(bed: &Bed) {
+    let topic = bed.topic("t", 4);
+    let mut first = Member::join(bed, "m0", &[&topic]);
+    first.until_assigned(&topic, &[0, 1, 2, 3]);
+    let mut second = Member::join(bed, "m1", &[&topic]);
+    let deadline = Instant::now() + PATIENCE;
+    while !matches!(first.told.last(), Some(Told::Revoked(_))) {
+        assert!(Instant::now() < deadline, "{:?}", first.told);
+        first.poll(Duration::from_millis(20)).unwrap();
+        second.poll(Duration::from_millis(20)).unwrap();
+    }
+    // It answers nothing any more.
+    std::mem::forget(first);
+    let mut members = vec![Member::join(bed, "m0", &[&topic]), second];
+    // Two looks, a session, and two rebalances.
+    let deadline = Instant::now() + 4 * PATIENCE;
+    while !(all_owned(&members, 4) && members.iter().all(|it| it.owned.len() == 2)) {
+        let told: Vec<_> = members.iter().map(|it| &it.told).collect();
+        assert!(Instant::now() < deadline, "{told:?}");
+        for member in &mut members {
+            member.poll(Duration::from_millis(20)).unwrap();
+        }
+    }
+}
+
 pub fn a_fenced_member_loses_all(bed: &Bed) {
     let topic = bed.topic("t", 2);
     let mut zombie = Member::join(bed, "m0", &[&topic]);

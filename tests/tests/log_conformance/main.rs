@@ -65,6 +65,7 @@ conformance! {
         leaving_hands_over_at_once
         a_dead_member_keeps_its_partitions_for_its_session
         a_static_member_comes_back
+        partitions_that_nobody_has_are_given_anew
         a_fenced_member_loses_all
         revoked_partitions_can_be_committed_before_the_next_poll
         an_old_generation_commits_nothing

@@ -4,6 +4,7 @@
 //! need no pause. A revocation is answered with the poll after the one that told of it.
 
 use super::errors::{by_code, client};
+use super::orphans::{Act, Orphans};
 use super::reader::{Trouble, record, trouble};
 use super::start::{Started, resolve};
 use super::{Shared, TopicPartition};
@@ -34,6 +35,8 @@ pub(super) struct KafkaMember {
     leaving: Vec<TopicPartition>,
     /// Why this process is no member any more.
     fatal: Option<(Code, String)>,
+    topics: Vec<String>,
+    orphans: Orphans,
 }
 
 impl KafkaMember {
@@ -60,7 +63,26 @@ impl KafkaMember {
             paused: BTreeSet::new(),
             leaving: Vec::new(),
             fatal: None,
+            orphans: Orphans::new(&options.group, &options.member, &options.topics),
+            topics: options.topics.clone(),
         })
+    }
+
+    /// Sees to partitions that nobody has.
+    fn look_for_orphans(&mut self) -> Result<()> {
+        let base = self.consumer.base();
+        match self.orphans.look(&self.shared, base) {
+            Act::Nothing => Ok(()),
+            Act::Leave => {
+                base.unsubscribe();
+                Ok(())
+            }
+            Act::Join => {
+                let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+                base.subscribe(&topics)
+                    .map_err(|error| client("join the group again", &error))
+            }
+        }
     }
 
     fn answer_revocation(&mut self) -> Result<()> {
@@ -144,6 +166,7 @@ impl GroupReader for KafkaMember {
             return Err(by_code("be a member of the group", *code, reason.clone()));
         }
         self.answer_revocation()?;
+        self.look_for_orphans()?;
         let mut events = 0;
         let mut rebalance = None;
         let mut found = None;

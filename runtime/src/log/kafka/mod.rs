@@ -6,6 +6,7 @@
 
 mod errors;
 mod group;
+mod orphans;
 mod outside;
 mod reader;
 mod sender;
