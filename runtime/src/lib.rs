@@ -10,6 +10,7 @@ pub mod log;
 pub mod metrics;
 pub mod model;
 pub mod observe;
+mod outgoing;
 pub mod secret;
 pub mod stage;
 pub mod stage_file;

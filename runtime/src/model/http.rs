@@ -6,20 +6,15 @@
 use super::sse::Decoder;
 use super::{Error, SetupError};
 use crate::clock::Clock;
+use crate::outgoing::{self, LIMIT, REFUSAL};
 use crate::secret::Secrets;
 use headwater_engine::config::{HttpHeader, HttpHeaderValue};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response, Url, redirect};
+use reqwest::{Client, Response, Url};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Bytes of an answer, decompressed.
-pub const LIMIT: usize = 10 << 20;
-/// Bytes of a refusal that are read.
-const REFUSAL: usize = 16 << 10;
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where the key goes that a provider knows its customers by.
 pub(super) struct Credential {
@@ -59,15 +54,10 @@ impl Http {
         endpoint: Endpoint<'_>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|source| SetupError::Http {
-                model: model.to_owned(),
-                source,
-            })?;
+        let client = outgoing::client().map_err(|source| SetupError::Http {
+            model: model.to_owned(),
+            source,
+        })?;
         Ok(Self {
             model: model.to_owned(),
             client,
@@ -302,10 +292,7 @@ fn url(model: &str, endpoint: &Endpoint<'_>) -> Result<Url, SetupError> {
         url: endpoint.base_url.to_owned(),
         reason,
     };
-    let mut url = Url::parse(endpoint.base_url).map_err(|error| failed(error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(failed(format!("its scheme is '{}'", url.scheme())));
-    }
+    let mut url = outgoing::url(endpoint.base_url).map_err(failed)?;
     url.path_segments_mut()
         .map_err(|()| failed("it has no path".to_owned()))?
         .pop_if_empty()

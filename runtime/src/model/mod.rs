@@ -14,10 +14,10 @@ mod open_ai;
 mod scripted;
 mod sse;
 
+pub use crate::outgoing::LIMIT;
 pub use anthropic::Anthropic;
 pub use client::Client;
 pub use fallback::Fallback;
-pub use http::LIMIT;
 pub(crate) use http::retry_after;
 pub use open_ai::OpenAi;
 pub use scripted::Scripted;

@@ -9,13 +9,14 @@
 use super::{Answer, Error, Server, SetupError};
 use crate::clock::Clock;
 use crate::model::retry_after;
+use crate::outgoing::{self, LIMIT, REFUSAL};
 use crate::secret::Secrets;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use headwater_engine::agent::Listed;
 use headwater_engine::config::{HttpHeader, HttpHeaderValue};
 use reqwest::header::{HeaderName, HeaderValue};
-use reqwest::{Client, Url, redirect};
+use reqwest::{Client, Url};
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, MetaObject,
     RequestMetaObject,
@@ -32,11 +33,6 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// Bytes of an answer, decompressed.
-const LIMIT: usize = 10 << 20;
-/// Bytes of a refusal that are read.
-const REFUSAL: usize = 16 << 10;
-const CONNECT: Duration = Duration::from_secs(10);
 /// Where a call says that it is the same as one before.
 const KEY: &str = "headwater.dev/idempotency-key";
 
@@ -70,19 +66,11 @@ impl Mcp {
             url: url.to_owned(),
             reason,
         };
-        let url = Url::parse(url).map_err(|error| failed(error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(failed(format!("its scheme is '{}'", url.scheme())));
-        }
-        let client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT)
-            .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|source| SetupError::Http {
-                server: name.to_owned(),
-                source,
-            })?;
+        let url = outgoing::url(url).map_err(failed)?;
+        let client = outgoing::client().map_err(|source| SetupError::Http {
+            server: name.to_owned(),
+            source,
+        })?;
         Ok(Self {
             name: name.to_owned(),
             url,

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use headwater_engine::agent::Listed;
 use headwater_engine::model::{Reply, Request, ToolCall};
 use headwater_runtime::model::{self, Model};
+use headwater_runtime::stage::Handle;
 use headwater_runtime::tools::{Answer, Error, Server};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -180,18 +181,24 @@ fn booking(
     (stage, model, desk)
 }
 
-pub async fn a_call_that_a_crash_left_open_is_not_made_again(mut bed: Bed) {
+/// An agent that crashed while its tool was called, and was started again.
+async fn crashed_in_a_call(bed: &mut Bed, repeat: &str) -> (Handle, Arc<Desk>) {
     let mut desk = Desk::new();
     desk.bookings = Semaphore::new(0);
     let model = Asking::new(&[(BOOK.0, BOOK.1())]);
-    let (stage, _, desk) = booking(&mut bed, "Never", model, desk);
+    let (stage, _, desk) = booking(bed, repeat, model, desk);
     let mut writer = bed.writer();
     writer.write(&[bed.question("s", "book!", "HW1")]).unwrap();
     let agent = bed.started(&stage).await;
     desk.until_made(1).await;
     agent.crash().await;
     desk.bookings.add_permits(1_000);
-    let agent = bed.started(&stage).await;
+    (bed.started(&stage).await, desk)
+}
+
+pub async fn a_call_that_a_crash_left_open_is_not_made_again(mut bed: Bed) {
+    let (agent, desk) = crashed_in_a_call(&mut bed, "Never").await;
+    let mut writer = bed.writer();
     let mut answers = bed.follow("answers");
     let answer = answers.wait(1)[0].clone();
     assert_eq!(answer.value["calls"], json!(["Unknown"]));
@@ -212,17 +219,7 @@ pub async fn a_call_that_a_crash_left_open_is_not_made_again(mut bed: Bed) {
 }
 
 pub async fn a_call_that_may_be_repeated_is_made_again_under_its_key(mut bed: Bed) {
-    let mut desk = Desk::new();
-    desk.bookings = Semaphore::new(0);
-    let model = Asking::new(&[(BOOK.0, BOOK.1())]);
-    let (stage, _, desk) = booking(&mut bed, "Always", model, desk);
-    let mut writer = bed.writer();
-    writer.write(&[bed.question("s", "book!", "HW1")]).unwrap();
-    let agent = bed.started(&stage).await;
-    desk.until_made(1).await;
-    agent.crash().await;
-    desk.bookings.add_permits(1_000);
-    let agent = bed.started(&stage).await;
+    let (agent, desk) = crashed_in_a_call(&mut bed, "Always").await;
     let mut answers = bed.follow("answers");
     let answer = answers.wait(1)[0].clone();
     assert_eq!(answer.value["text"], "Done \"booked\"");
@@ -358,7 +355,7 @@ pub async fn runs_wait_for_tools_that_are_not_known_yet(mut bed: Bed) {
     let mut writer = bed.writer();
     let agent = bed.started(&stage).await;
     writer.write(&[bed.question("s", "one", "HW1")]).unwrap();
-    let problem = |agent: &headwater_runtime::stage::Handle| {
+    let problem = |agent: &Handle| {
         let problems = agent.status().problems;
         problems
             .into_iter()
