@@ -93,7 +93,8 @@ impl Fleet {
         };
         for ordinal in 0..HELPERS {
             let name = format!("helper-{ordinal}");
-            let config = desk::helper(&namespace, &broker, &server.provider(&name));
+            let (model, tools) = (server.provider(&name), server.tools(&name));
+            let config = desk::helper(&namespace, &broker, &model, &tools);
             add("agent", name, &config);
         }
         for ordinal in 0..ARCHIVES {
@@ -121,9 +122,11 @@ impl Fleet {
         fleet
     }
 
-    /// Of the model, as one replica's configuration has it.
-    pub fn provider(&self) -> serde_json::Value {
-        self.server.provider(&self.replicas[0].name)
+    /// Of the agent `helper`, as one replica has it.
+    pub fn helper(&self) -> serde_json::Value {
+        let name = &self.replicas[0].name;
+        let (model, tools) = (self.server.provider(name), self.server.tools(name));
+        desk::helper(&self.namespace, &json!({}), &model, &tools)
     }
 
     pub fn bootstrap(&self) -> &str {
@@ -218,6 +221,8 @@ impl Fleet {
             server::Moment::Asked,
             server::Moment::Answered,
             server::Moment::AskedAgain,
+            server::Moment::Called,
+            server::Moment::Gave,
         ];
         for moment in moments {
             let place = draw.below(HELPERS);
@@ -225,7 +230,7 @@ impl Fleet {
             let replica = &self.replicas[place];
             let process = replica.process().unwrap();
             let sprung = self.server.kill_at(&replica.name, process, moment, STEP);
-            assert!(sprung, "{} asked no model in {STEP:?}", replica.name);
+            assert!(sprung, "{}: no {moment:?} in {STEP:?}", replica.name);
             self.cuts += 1;
             self.again(place);
         }

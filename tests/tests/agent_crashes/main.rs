@@ -74,9 +74,8 @@ impl Run {
                 let short = name.strip_prefix(&format!("{namespace}.")).unwrap();
                 (short.to_owned(), Topic::new(&bootstrap, &name, count))
             });
-        let helper = desk::helper(&namespace, &serde_json::json!({}), &fleet.provider());
         Self {
-            check: Check::new(&namespace, &helper, ledger.clone()),
+            check: Check::new(&namespace, &fleet.helper(), ledger.clone()),
             topics: topics.collect(),
             load: Load::start(&bootstrap, &namespace, seed, pace, |draw, place| {
                 let (source, key, value) = desk::event(draw, place.number, place.acknowledged);
@@ -167,14 +166,17 @@ impl Rounds for Run {
     fn report(&self) {
         self.times.report();
         let (calls, again) = self.ledger.counts();
+        let (used, twice) = self.ledger.used_counts();
         println!(
-            "{} records, {calls} calls of the model, {again} of them again; runs by their end: {:?}; {} needed more than one attempt, {} a repair, {} were named as stale, {} prompts were rendered again; {} replicas ended by themselves",
+            "{} records, {calls} calls of the model, {again} of them again; runs by their end: {:?}; {} needed more than one attempt, {} a repair, {} were named as stale, {} prompts were rendered again; {} runs called tools, {used} times in all, {twice} of them under a key for the second time or more, {} do not know what came of it; {} replicas ended by themselves",
             self.records,
             self.check.counts(),
             self.check.repeated,
             self.check.repaired,
             self.check.stale,
             self.check.replayed,
+            self.check.called,
+            self.check.unknown,
             self.fleet.ended_by_themselves()
         );
     }

@@ -1,7 +1,8 @@
-//! The model as a server: chat completions, as OpenAI's protocol has them, from the desk's ledger.
+//! The model and the tools as a server: chat completions, as OpenAI's protocol has them, and MCP, from the desk's ledger.
 //!
 //! Each replica asks at an address of its own, so that one can be killed at the very moment that it asks, or has its answer.
 
+use crate::desk;
 use crate::desk::model::{Ledger, Process, Verdict};
 use crate::rounds::replica;
 use serde_json::{Value, json};
@@ -16,9 +17,13 @@ use std::time::{Duration, Instant};
 pub enum Moment {
     /// For the first step of a run.
     Asked,
-    /// For the second: the first is in the journal.
+    /// For a later one: the first is in the journal.
     AskedAgain,
     Answered,
+    /// A tool is called: the call is in the journal.
+    Called,
+    /// It gave its result, which is in no journal yet.
+    Gave,
 }
 
 /// Kills a process, once.
@@ -90,6 +95,12 @@ impl Server {
         }})
     }
 
+    /// Where a replica's tools are, as its configuration names it.
+    pub fn tools(&self, replica: &str) -> Value {
+        let url = format!("http://{}/{replica}/mcp", self.address);
+        json!({"mcp": {"url": url, "headers": []}})
+    }
+
     /// To be called when another process begins to ask at a replica's address.
     pub fn born(&self, replica: &str) -> impl Fn() + Send + 'static {
         let (ledger, processes, replica) = (
@@ -123,7 +134,7 @@ impl Server {
 }
 
 /// One request; `None` where the connection is at its end.
-fn serve(mut stream: &TcpStream, processes: &Processes, traps: &Traps) -> Option<()> {
+fn serve(stream: &TcpStream, processes: &Processes, traps: &Traps) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     let mut next = |reader: &mut BufReader<&TcpStream>| {
@@ -132,7 +143,8 @@ fn serve(mut stream: &TcpStream, processes: &Processes, traps: &Traps) -> Option
         (count > 0).then(|| line.trim().to_owned())
     };
     let first = next(&mut reader)?;
-    let replica = first.split('/').nth(1)?.to_owned();
+    let replica = first.split(['/', ' ']).nth(2)?.to_owned();
+    let is_tools = first.contains("/mcp ");
     let (mut length, mut key) = (0, String::new());
     loop {
         let header = next(&mut reader)?;
@@ -147,8 +159,15 @@ fn serve(mut stream: &TcpStream, processes: &Processes, traps: &Traps) -> Option
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
+    if is_tools && !first.starts_with("POST") {
+        // No stream of the server's own, and no session to be ended.
+        return write(stream, 405, &Value::Null);
+    }
     let request: Value = serde_json::from_slice(&body).ok()?;
     let process = processes.0.lock().unwrap().get(&replica)?.clone();
+    if is_tools {
+        return call(stream, &replica, &process, &request, traps);
+    }
     let (verdict, delay) = process.ask(&key, request["messages"].as_array()?);
     let moment = if key.ends_with("-1") {
         Moment::Asked
@@ -165,15 +184,74 @@ fn serve(mut stream: &TcpStream, processes: &Processes, traps: &Traps) -> Option
                 json!({"message": {"role": "assistant", "content": text}, "finish_reason": "stop"});
             (200, json!({"choices": [choice]}))
         }
+        Verdict::Calls(calls) => {
+            let calls = calls.into_iter().map(|(id, tool, arguments)| {
+                let function = json!({"name": tool, "arguments": arguments.to_string()});
+                json!({"id": id, "type": "function", "function": function})
+            });
+            let calls: Value = calls.collect();
+            let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+            (
+                200,
+                json!({"choices": [{"message": message, "finish_reason": "tool_calls"}]}),
+            )
+        }
         Verdict::Refusal(status) => (status, json!({"error": {"message": "no"}})),
         Verdict::Nonsense => (200, json!({"choices": []})),
     };
-    let body = body.to_string();
+    write(stream, status, &body)?;
+    traps.spring(&replica, Moment::Answered);
+    Some(())
+}
+
+/// One message of MCP.
+fn call(
+    stream: &TcpStream,
+    replica: &str,
+    process: &Process,
+    request: &Value,
+    traps: &Traps,
+) -> Option<()> {
+    let result = match request["method"].as_str()? {
+        "initialize" => json!({
+            "protocolVersion": request["params"]["protocolVersion"], "capabilities": {"tools": {}},
+            "serverInfo": {"name": "desk", "version": "1"},
+        }),
+        "tools/list" => {
+            let tools = desk::listed().map(|(name, description, schema)| {
+                json!({"name": name, "description": description, "inputSchema": schema})
+            });
+            json!({"tools": tools})
+        }
+        "tools/call" => {
+            let of = &request["params"];
+            let key = of["_meta"]["headwater.dev/idempotency-key"].as_str()?;
+            let given = process.call(key, of["name"].as_str()?, &of["arguments"]);
+            if traps.spring(replica, Moment::Called) {
+                return None;
+            }
+            json!({"content": [], "structuredContent": given})
+        }
+        // Of what is no request.
+        _ => return write(stream, 202, &Value::Null),
+    };
+    let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": result});
+    write(stream, 200, &answer)?;
+    if request["method"] == "tools/call" {
+        traps.spring(replica, Moment::Gave);
+    }
+    Some(())
+}
+
+/// `body` is null where there is none.
+fn write(mut stream: &TcpStream, status: u16, body: &Value) -> Option<()> {
+    let body = match body {
+        Value::Null => String::new(),
+        body => body.to_string(),
+    };
     let answer = format!(
         "HTTP/1.1 {status} -\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    stream.write_all(answer.as_bytes()).ok()?;
-    traps.spring(&replica, Moment::Answered);
-    Some(())
+    stream.write_all(answer.as_bytes()).ok()
 }

@@ -7,7 +7,7 @@
 use super::agent::{AgentCheck, Ended, Headers, Trigger, Written};
 use super::context::Context;
 use super::memory::{Memory, Turn};
-use super::model::Ledger;
+use super::model::{BOOK, Ledger, MARK, Used};
 use super::{Class, ROWS, class_of};
 use crate::naive::Raw;
 use headwater_engine::agent::Agent;
@@ -39,6 +39,9 @@ pub struct Check {
     pub repeated: u64,
     /// Runs that asked the model for a repair.
     pub repaired: u64,
+    /// Runs that called tools, and those of them that do not know what came of one.
+    pub called: u64,
+    pub unknown: u64,
 }
 
 impl Check {
@@ -59,6 +62,8 @@ impl Check {
             replayed: 0,
             repeated: 0,
             repaired: 0,
+            called: 0,
+            unknown: 0,
         }
     }
 
@@ -130,9 +135,7 @@ impl Check {
         };
         plainly(&self.namespace, &mut self.caller, "called", &called, row)?;
         if let Some(call) = self.ledger.repeated() {
-            return Err(format!(
-                "a step was journaled, and asked for again: {call:?}"
-            ));
+            return Err(format!("a step was journaled, and done again: {call}"));
         }
         self.missing()
     }
@@ -203,7 +206,10 @@ impl Check {
             );
         }
         let answer = record["model"]["answer"].as_str().ok_or("no answer")?;
-        let number = self.told(run, event["kind"] == "unfit", answer, record)?;
+        let number = self.told(run, &event["kind"], answer, record)?;
+        if event["kind"] == "book" {
+            self.used(run, event, record)?;
+        }
         let mut outputs = vec![written(
             "answers",
             &event["to"],
@@ -269,18 +275,25 @@ impl Check {
     fn told(
         &mut self,
         run: &str,
-        is_repaired: bool,
+        kind: &Value,
         answer: &str,
         record: &Value,
     ) -> Result<Value, String> {
         let call = self.ledger.call(answer).ok_or("nobody gave this answer")?;
-        let step = if is_repaired { 2 } else { 1 };
+        let is_repaired = kind == "unfit";
+        // The step, and how often the model was asked until then.
+        let (step, count) = match kind.as_str() {
+            Some("unfit") => (2, 2),
+            // Results are a step too.
+            Some("book") => (3, 2),
+            _ => (1, 1),
+        };
         same("step", &json!(call.key), &json!(format!("{run}-{step}")))?;
         let asked = record["prompt"]["messages"].as_array().unwrap();
         let (first, repair) = call.messages.split_at(asked.len().min(call.messages.len()));
         same("messages", &json!(first), &json!(asked))?;
         let calls = record["model"]["calls"].as_array().unwrap();
-        same("calls", &json!(calls.len()), &json!(step))?;
+        same("calls", &json!(calls.len()), &json!(count))?;
         if is_repaired {
             self.repaired += 1;
             let rejected = calls[0]["answer"].as_str().ok_or("no rejected answer")?;
@@ -296,6 +309,42 @@ impl Check {
         }
         let answer: Value = serde_json::from_str(answer).map_err(|it| it.to_string())?;
         Ok(answer["call"].clone())
+    }
+
+    /// What is told of calls is what the tools were asked: one at most where it must not be twice.
+    fn used(&mut self, run: &str, event: &Value, record: &Value) -> Result<(), String> {
+        let calls = record["calls"].as_array().ok_or("no calls")?;
+        let mut is_unknown = false;
+        for (place, name) in (1..).zip([BOOK, MARK]) {
+            let call = &calls[place - 1];
+            same("tool", &call["tool"], &json!(name))?;
+            let arguments = json!({"n": event["n"], "customer": event["customer"]});
+            same("arguments", &call["arguments"], &arguments)?;
+            let used = self.ledger.used(&format!("{run}-1-{place}"));
+            if let Some(other) = used
+                .iter()
+                .find(|it| it.tool != name || it.arguments != arguments)
+            {
+                return Err(format!("its tool was called otherwise: {other:?}"));
+            }
+            if name == BOOK && used.len() > 1 {
+                return Err(format!("it was booked more than once: {used:?}"));
+            }
+            match call["outcome"].as_str() {
+                Some("Done") => {
+                    let number = call["result"]["number"].as_u64();
+                    let is_one = |it: &Used| number == u64::try_from(it.number).ok();
+                    if !used.iter().any(is_one) {
+                        return Err(format!("no call gave what is told of {name}: {used:?}"));
+                    }
+                }
+                Some("Unknown") if name == BOOK => is_unknown = true,
+                other => return Err(format!("{name} came to {other:?}")),
+            }
+        }
+        self.called += 1;
+        self.unknown += u64::from(is_unknown);
+        same("number of calls", &json!(calls.len()), &json!(2))
     }
 
     /// The record gives its prompt again.

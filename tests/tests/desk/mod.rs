@@ -2,8 +2,8 @@
 //! naive check of what the topics have to say.
 //!
 //! `questions` trigger the agent `helper`, which reads the views `facts` (folded from the source) and `notes` (through an input log of
-//! its own), remembers its customers, asks a model for JSON, which it may have to ask twice, and writes `answers`, `offers` (one record
-//! an item) and, of runs that failed, `alarms`. `answers` trigger the agent `archive`, which has no model. `calls` trigger the agent
+//! its own), remembers its customers, asks a model for JSON, which it may have to ask twice, calls tools where the model wants it, and
+//! writes `answers`, `offers` (one record an item) and, of runs that failed, `alarms`. `answers` trigger the agent `archive`, which has no model. `calls` trigger the agent
 //! `caller` through an input log of its own, once for each row of the view `rows` that a call names; it writes `called`.
 
 #![allow(
@@ -124,8 +124,8 @@ pub fn view(namespace: &str, kafka: &Value, name: &str) -> Value {
     stage(namespace, kafka, &json!({"view": {"name": name}}))
 }
 
-/// Configuration of the agent `helper`, whose model is at `provider`.
-pub fn helper(namespace: &str, kafka: &Value, provider: &Value) -> Value {
+/// Configuration of the agent `helper`, whose model is at `provider` and whose tools are at `tools`.
+pub fn helper(namespace: &str, kafka: &Value, provider: &Value, tools: &Value) -> Value {
     let topic = |name: &str| format!("{namespace}.{name}");
     let slot = |name: &str, key: &str| {
         json!({
@@ -154,6 +154,11 @@ pub fn helper(namespace: &str, kafka: &Value, provider: &Value) -> Value {
             "retry": {"maxAttempts": 2, "initialBackoffMs": 10, "maxBackoffMs": 20},
         },
         "resultSchema": {"type": "object", "required": ["call"], "properties": {"call": {"type": "integer"}}},
+        "tools": {
+            "maxRounds": 2,
+            "servers": {"desk": {"name": "desk", "provider": tools, "timeoutMs": 10_000}},
+            "tools": [tool(model::BOOK, "Never"), tool(model::MARK, "Always")],
+        },
         "outputs": [
             output(namespace, "answers", "Done", Some("event.to"), "{'n': event.n, 'call': result.json.call}", None),
             output(namespace, "offers", "Done", Some("item"), "{'n': event.n, 'offer': item, 'call': result.json.call}", Some("event.offers")),
@@ -206,6 +211,21 @@ pub fn caller(namespace: &str, kafka: &Value) -> Value {
             "runs": topic("agent.caller.runs"), "dead": topic("agent.caller.dead")},
     });
     stage(namespace, kafka, &json!({"agent": agent}))
+}
+
+fn tool(name: &str, repeat: &str) -> Value {
+    json!({"name": name, "description": null, "fixed": {"customer": "event.customer"},
+        "does": {"server": {"server": "desk", "tool": name, "repeat": repeat}}})
+}
+
+/// The tools as their server lists them: name, description and schema.
+pub fn listed() -> [(&'static str, &'static str, Value); 2] {
+    let schema = json!({"type": "object", "required": ["n", "customer"],
+        "properties": {"n": {"type": "integer"}, "customer": {"type": "string"}}});
+    [
+        (model::BOOK, "Books.", schema.clone()),
+        (model::MARK, "Marks.", schema),
+    ]
 }
 
 fn output(
@@ -309,7 +329,8 @@ fn question(
         21..23 => "odd",
         23..27 => "slow",
         27..35 => "unfit",
-        35..50 => "many",
+        35..45 => "book",
+        45..58 => "many",
         _ => "plain",
     };
     let offers = if kind == "many" { draw.below(4) } else { 0 };

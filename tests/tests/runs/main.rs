@@ -32,6 +32,7 @@ async fn every_question_is_answered_once_whatever_goes_wrong() {
     let outcomes = simulated::every(&seeds, simulation::check).await;
     let (mut ends, mut prompts, mut stale, mut repaired) = (BTreeMap::new(), 0, 0, 0);
     let (mut calls, mut again) = (0, 0);
+    let (mut called, mut unknown) = (0, 0);
     for outcome in &outcomes {
         for (agent, counts) in &outcome.counts {
             for (end, count) in counts {
@@ -43,15 +44,17 @@ async fn every_question_is_answered_once_whatever_goes_wrong() {
         repaired += outcome.repaired;
         calls += outcome.calls.0;
         again += outcome.calls.1;
+        called += outcome.called.0;
+        unknown += outcome.called.1;
     }
     println!(
-        "{} seeds in {:.1?}: {ends:?}; {calls} calls of the model, {again} of them again; {prompts} prompts rendered again, {stale} runs named as stale, {repaired} repaired",
+        "{} seeds in {:.1?}: {ends:?}; {calls} calls of the model, {again} of them again; {prompts} prompts rendered again, {stale} runs named as stale, {repaired} repaired; {called} called tools, {unknown} of them do not know what came of it",
         seeds.len(),
         begun.elapsed()
     );
     let fates: Vec<_> = outcomes.into_iter().map(|it| it.fates).collect();
     simulated::told(&fates);
-    assert!(prompts > 0 && repaired > 0);
+    assert!(prompts > 0 && repaired > 0 && called > 0);
     // Foreign transactions that stay open are named; all else is waited for.
     assert!(stale * 10 < prompts, "too many go on without their context");
 }

@@ -10,7 +10,8 @@ use crate::simulated::chaos::Fates;
 use crate::simulated::{self, DEADLINE, Fleet};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use headwater_engine::model::{Reply, Request, Said};
+use headwater_engine::agent::Listed;
+use headwater_engine::model::{Reply, Request, Said, ToolCall};
 use headwater_engine::record::{NewRecord, TopicPartition};
 use headwater_runtime::backoff::Random;
 use headwater_runtime::log::memory::Memory;
@@ -18,7 +19,8 @@ use headwater_runtime::log::{Log as _, Offsets as _, TopicSpec};
 use headwater_runtime::metrics::Metrics;
 use headwater_runtime::model::{Client, Error, Model, Provider};
 use headwater_runtime::stage::{self, Handle, Services};
-use serde_json::{Value, json};
+use headwater_runtime::tools::{self, Answer, Server};
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +44,8 @@ pub struct Outcome {
     pub repaired: u64,
     /// Of the model, and those that were answered again.
     pub calls: (usize, usize),
+    /// Runs that called tools, and those that do not know what came of it.
+    pub called: (u64, u64),
     pub fates: Arc<Fates>,
 }
 
@@ -57,7 +61,7 @@ pub async fn check(seed: u64) -> Outcome {
         .collect();
     let start = |place: usize, services| {
         let (name, ordinal) = places[place];
-        start(name, ordinal, services, model(ledger.process(), seed))
+        start(name, ordinal, services, ledger.process(), seed)
     };
     let mut fleet = Fleet::new(&memory, seed, places.len(), Box::new(start));
     for (place, (_, ordinal)) in places.iter().enumerate() {
@@ -94,6 +98,7 @@ pub async fn check(seed: u64) -> Outcome {
         stale: check.stale,
         repaired: check.repaired,
         calls: ledger.counts(),
+        called: (check.called, check.unknown),
         fates: Arc::clone(&fleet.fates),
     }
 }
@@ -191,16 +196,23 @@ fn create(memory: &Memory) {
 fn config(name: &str) -> Value {
     let (kafka, provider) = (json!({}), json!({"scripted": {"rules": []}}));
     match name {
-        "helper" => desk::helper(NAMESPACE, &kafka, &provider),
+        "helper" => desk::helper(
+            NAMESPACE,
+            &kafka,
+            &provider,
+            &json!({"scripted": {"tools": []}}),
+        ),
         "archive" => desk::archive(NAMESPACE, &kafka),
         "caller" => desk::caller(NAMESPACE, &kafka),
         view => desk::view(NAMESPACE, &kafka, view),
     }
 }
 
-fn start(name: &str, ordinal: u32, services: Services, model: Arc<dyn Model>) -> Handle {
+fn start(name: &str, ordinal: u32, services: Services, process: Process, seed: u64) -> Handle {
+    let tools: Arc<dyn Server> = Arc::new(Tools(process.clone(), Random::seeded(seed)));
     let services = Services {
-        models: BTreeMap::from([("chat".to_owned(), model)]),
+        models: BTreeMap::from([("chat".to_owned(), model(process, seed))]),
+        tool_servers: BTreeMap::from([("desk".to_owned(), tools)]),
         ..services
     };
     let config = serde_json::from_value(config(name)).unwrap();
@@ -230,6 +242,48 @@ fn model(process: Process, seed: u64) -> Arc<dyn Model> {
     ))
 }
 
+/// The desk's tools, which take their time.
+struct Tools(Process, Random);
+
+impl Server for Tools {
+    fn list(
+        &self,
+        _within: Duration,
+    ) -> BoxFuture<'_, Result<BTreeMap<String, Listed>, tools::Error>> {
+        let listed = desk::listed().map(|(name, description, schema)| {
+            let description = description.to_owned();
+            (
+                name.to_owned(),
+                Listed {
+                    description,
+                    schema,
+                },
+            )
+        });
+        std::future::ready(Ok(listed.into())).boxed()
+    }
+
+    fn call<'a>(
+        &'a self,
+        tool: &'a str,
+        arguments: &'a Map<String, Value>,
+        key: &'a str,
+        _within: Duration,
+    ) -> BoxFuture<'a, Result<Answer, tools::Error>> {
+        async move {
+            let wait = || Duration::from_micros(self.1.next() % 4_000);
+            tokio::time::sleep(wait()).await;
+            let result = self.0.call(key, tool, &json!(arguments));
+            tokio::time::sleep(wait()).await;
+            Ok(Answer {
+                result,
+                failed: false,
+            })
+        }
+        .boxed()
+    }
+}
+
 struct Desk(Process);
 
 impl Provider for Desk {
@@ -242,7 +296,9 @@ impl Provider for Desk {
             let said = request.said.iter().map(|said| match said {
                 Said::Reply { text, .. } => json!({"role": "assistant", "content": text}),
                 Said::Again(text) => json!({"role": "user", "content": text}),
-                Said::Results(results) => panic!("the desk has no tools: {results:?}"),
+                Said::Results(called) => {
+                    json!({"role": "tool", "content": json!(called).to_string()})
+                }
             });
             let prompt = request.messages.iter().map(|it| json!(it));
             let messages: Vec<Value> = prompt.chain(said).collect();
@@ -253,6 +309,17 @@ impl Provider for Desk {
             match verdict {
                 Verdict::Answer(text) => Ok(Reply {
                     text,
+                    ..Reply::default()
+                }),
+                Verdict::Calls(calls) => Ok(Reply {
+                    calls: calls
+                        .into_iter()
+                        .map(|(id, tool, arguments)| ToolCall {
+                            id,
+                            tool: tool.to_owned(),
+                            arguments: arguments.to_string(),
+                        })
+                        .collect(),
                     ..Reply::default()
                 }),
                 Verdict::Refusal(status) => Err(Error::Status {
