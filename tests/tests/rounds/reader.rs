@@ -74,19 +74,23 @@ impl Topic {
                 self.next
             );
             match self.consumer.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => read.push(Raw {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp: message.timestamp().to_millis().unwrap(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        headers
-                            .iter()
-                            .map(|it| (it.key.to_owned(), it.value.map(<[u8]>::to_vec)))
-                            .collect()
-                    }),
-                }),
+                Some(Ok(message)) => {
+                    // Whoever takes over from this consumer must not read it again.
+                    self.next[usize::try_from(message.partition()).unwrap()] = message.offset() + 1;
+                    read.push(Raw {
+                        partition: message.partition(),
+                        offset: message.offset(),
+                        timestamp: message.timestamp().to_millis().unwrap(),
+                        key: message.key().map(<[u8]>::to_vec),
+                        value: message.payload().map(<[u8]>::to_vec),
+                        headers: message.headers().map_or_else(Vec::new, |headers| {
+                            headers
+                                .iter()
+                                .map(|it| (it.key.to_owned(), it.value.map(<[u8]>::to_vec)))
+                                .collect()
+                        }),
+                    });
+                }
                 // Brokers come and go; the deadline is what counts.
                 Some(Err(_)) => {}
                 // Only at rest: asking after each record would be slow.
@@ -107,8 +111,9 @@ impl Topic {
     /// The positions pass what is no record.
     fn follow(&mut self) {
         for element in self.consumer.position().unwrap().elements() {
-            if let Offset::Offset(next) = element.offset() {
-                self.next[usize::try_from(element.partition()).unwrap()] = next;
+            if let Offset::Offset(position) = element.offset() {
+                let next = &mut self.next[usize::try_from(element.partition()).unwrap()];
+                *next = position.max(*next);
             }
         }
     }
