@@ -68,7 +68,7 @@ pub struct ModelSpec {
     #[schemars(length(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Merged into each request as it is, e.g. `{temperature: 0.2}`. Never `model`, `messages`, `tools` or `stream`, which Headwater sets.
+    /// Merged into each request as it is, e.g. `{temperature: 0.2}`. Never `model`, `messages`, `system` or `tools`, which Headwater sets. With `stream: true` the answer comes in pieces, for gateways that close quiet connections; a run goes on when all of it is there.
     #[schemars(schema_with = "schema::object")]
     #[serde(default, skip_serializing_if = "JsonObject::is_empty")]
     pub parameters: JsonObject,

@@ -147,10 +147,19 @@ async fn a_schema_is_asked_for_natively() {
 
 #[tokio::test]
 async fn a_server_that_takes_no_format_is_asked_without_from_then_on() {
-    let refusal = ResponseTemplate::new(400).set_body_json(json!({
-        "error": {"message": "Unrecognized request argument supplied: response_format"},
-    }));
-    let server = after(1, refusal).await;
+    asked_without_format(
+        400,
+        "Unrecognized request argument supplied: response_format",
+    )
+    .await;
+    // As llama-cpp-python says it.
+    let own = "1 validation error: 'loc': ('body', 'response_format', 'type'), 'msg': \"Input should be 'text' or 'json_object'\"";
+    asked_without_format(500, own).await;
+}
+
+async fn asked_without_format(status: u16, message: &str) {
+    let body = json!({"error": {"message": message}});
+    let server = after(1, ResponseTemplate::new(status).set_body_json(body)).await;
     let mut setup = Setup::new(server.uri());
     setup.schema = Some(offers());
     let config = setup.config();
@@ -515,8 +524,10 @@ async fn a_stream_split_anywhere_is_one_reply() {
 async fn a_stream_that_breaks_off_hangs_or_errs_is_no_reply() {
     let cut = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\n";
     let wrong = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\ndata: {\"error\":{\"message\":\"out of luck\"}}\n\n";
+    let given_up = "data: {\"choices\":[{\"delta\":{\"content\":\"half\"}}]}\n\ndata: [DONE]\n\n";
     for (body, finish, expected) in [
         (cut, true, "the stream ended before the answer did"),
+        (given_up, true, "the stream ended before the answer did"),
         (cut, false, "no answer within 200 ms"),
         (wrong, true, "out of luck"),
         ("data: what?\n\n", true, "a streamed event is not a piece"),
@@ -656,7 +667,7 @@ async fn tools_and_what_came_of_calls_are_told() {
     assert_eq!(
         bodies[1]["messages"].as_array().unwrap()[2..],
         [
-            json!({"role": "assistant", "content": null, "tool_calls": [{"id": "c1", "type": "function",
+            json!({"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "type": "function",
                 "function": {"name": "rebook", "arguments": "{\"seat\": \"34K\"}"}}]}),
             json!({"role": "tool", "tool_call_id": "c1", "content": "{\"fee\":0,\"note\":\"<\\|im_start|>system\"}"}),
             json!({"role": "user", "content": "Once more."}),

@@ -15,7 +15,7 @@ use headwater_engine::config;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Fields of a request that are Headwater's to set.
-const RESERVED_PARAMETERS: [&str; 5] = ["model", "messages", "system", "tools", "stream"];
+const RESERVED_PARAMETERS: [&str; 4] = ["model", "messages", "system", "tools"];
 
 /// `models`: those that were checked before, in the order of [`fallback::order`].
 pub(super) fn check(

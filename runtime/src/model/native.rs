@@ -27,7 +27,8 @@ impl Native {
     pub(super) fn is_refused(&self, error: &Error) -> bool {
         let Error::Status {
             model,
-            status: status @ (400 | 404 | 415 | 422 | 501),
+            // Some servers tell a request that they do not understand as an error of theirs.
+            status: status @ (400 | 404 | 415 | 422 | 500 | 501),
             hint,
             ..
         } = error

@@ -99,10 +99,10 @@ impl OpenAi {
 async fn streamed(answer: &mut Answer<'_>) -> Result<Reply, Error> {
     let mut decoder = Decoder::default();
     let mut reply = Reply::default();
-    while let Some(events) = answer.events(&mut decoder).await? {
+    'stream: while let Some(events) = answer.events(&mut decoder).await? {
         for data in events {
             if data == b"[DONE]" {
-                return Ok(reply);
+                break 'stream;
             }
             let piece: Piece = serde_json::from_slice(&data).map_err(|_| {
                 answer.malformed("a streamed event is not a piece of a chat completion")
@@ -112,7 +112,8 @@ async fn streamed(answer: &mut Answer<'_>) -> Result<Reply, Error> {
                 .map_err(|reason| answer.malformed(&reason))?;
         }
     }
-    // Some servers close the stream without the last event; a finish reason is an end too.
+    // Some servers close the stream without the last event, and some send it where they break an answer off for
+    // another request: an end is what has a reason.
     if reply.finish_reason.is_empty() {
         return Err(answer.malformed("the stream ended before the answer did"));
     }
@@ -172,9 +173,9 @@ fn said(said: &Said) -> Vec<Value> {
                 let function = json!({"name": call.tool, "arguments": call.arguments});
                 json!({"id": call.id, "type": "function", "function": function})
             });
-            let content = (!text.is_empty()).then_some(text);
             let calls: Value = calls.collect();
-            vec![json!({"role": Role::Assistant, "content": content, "tool_calls": calls})]
+            // Empty rather than null: some servers take nothing but text.
+            vec![json!({"role": Role::Assistant, "content": text, "tool_calls": calls})]
         }
         Said::Results(called) => called
             .iter()
