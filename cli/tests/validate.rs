@@ -72,7 +72,7 @@ fn findings_for_programs() {
 fn the_example_can_work_and_is_explained() {
     let user = User::new();
     let valid = user.run(&["validate", "examples/flight-assistant"]);
-    assert_eq!(valid.ok(), "18 resources in 9 files: all can work");
+    assert_eq!(valid.ok(), "20 resources in 10 files: all can work");
     let plan = user.run(&["explain", "examples/flight-assistant"]);
     insta::assert_snapshot!("explain-flight-assistant", without_generations(plan.ok()));
 }
