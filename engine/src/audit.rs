@@ -73,6 +73,8 @@ pub enum Outcome {
     /// A newer trigger of its key took its place.
     Coalesced,
     Failed,
+    /// It is not over: a person is asked. Of such a run nothing is in the audit yet.
+    Waiting,
 }
 
 /// What of the content an audit record holds.

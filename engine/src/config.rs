@@ -376,20 +376,29 @@ impl Agent {
     pub fn written(&self) -> impl Iterator<Item = &str> {
         let outputs = self.outputs.iter().map(|output| output.topic.as_str());
         let tools = self.tools.iter().flat_map(|tools| &tools.tools);
-        outputs.chain(tools.filter_map(|tool| match &tool.does {
-            ToolDoes::Emit { topic, .. } => Some(topic.as_str()),
-            ToolDoes::Server { .. } | ToolDoes::View { .. } => None,
-        }))
+        outputs
+            .chain(tools.filter_map(|tool| match &tool.does {
+                ToolDoes::Emit { topic, .. } => Some(topic.as_str()),
+                ToolDoes::Server { .. } | ToolDoes::View { .. } => None,
+            }))
+            .chain(self.requests().map(|requests| requests.topic.as_str()))
+    }
+
+    fn requests(&self) -> Option<&Requests> {
+        let approval = self.tools.as_ref()?.approval.as_ref()?;
+        approval.requests.as_ref()
     }
 
     /// Names of the sources that its outputs and tools write.
     pub fn written_sources(&self) -> impl Iterator<Item = &str> {
         let outputs = self.outputs.iter().map(|output| output.source.as_str());
         let tools = self.tools.iter().flat_map(|tools| &tools.tools);
-        outputs.chain(tools.filter_map(|tool| match &tool.does {
-            ToolDoes::Emit { source, .. } => Some(source.as_str()),
-            ToolDoes::Server { .. } | ToolDoes::View { .. } => None,
-        }))
+        outputs
+            .chain(tools.filter_map(|tool| match &tool.does {
+                ToolDoes::Emit { source, .. } => Some(source.as_str()),
+                ToolDoes::Server { .. } | ToolDoes::View { .. } => None,
+            }))
+            .chain(self.requests().map(|requests| requests.source.as_str()))
     }
 }
 
@@ -402,6 +411,9 @@ pub struct AgentTopics {
     pub journal: String,
     pub runs: String,
     pub dead: String,
+    /// What people are asked, and what they say; present where a rule requires it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -665,6 +677,27 @@ pub struct Tools {
     pub max_rounds: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policy: Vec<PolicyRule>,
+    /// Present where a rule requires it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
+}
+
+/// How a person is asked before a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Approval {
+    /// After which silence denies.
+    pub timeout_ms: u64,
+    /// Gets a copy of what is asked.
+    pub requests: Option<Requests>,
+}
+
+/// A source that is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requests {
+    pub source: String,
+    pub topic: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -780,6 +813,7 @@ pub struct PolicyRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     Deny,
+    RequireApproval,
     Allow,
 }
 

@@ -17,6 +17,7 @@
 //! Invariant: the store is a function of the topic's records, the last of each key.
 
 use crate::agent::Ready;
+use crate::approval::{Answered, Parked};
 use crate::fault::{Fault, Reason};
 use crate::key::Key;
 use crate::model::{Called, Reply};
@@ -58,20 +59,24 @@ pub enum Did {
     Reply(Reply),
     /// What came of the calls of the reply before, in their order.
     Results(Vec<Called>),
+    /// A call of the reply before waits for a person: the trigger is finished, and the run waits here.
+    Asked(Box<Parked>),
+    /// What came of that question: the run goes on.
+    Answered(Answered),
 }
 
 impl Did {
     pub fn reply(&self) -> Option<&Reply> {
         match self {
             Self::Reply(reply) => Some(reply),
-            Self::Results(_) => None,
+            Self::Results(_) | Self::Asked(_) | Self::Answered(_) => None,
         }
     }
 
     pub fn results(&self) -> &[Called] {
         match self {
             Self::Results(called) => called,
-            Self::Reply(_) => &[],
+            Self::Reply(_) | Self::Asked(_) | Self::Answered(_) => &[],
         }
     }
 }
@@ -197,6 +202,17 @@ impl Change {
         }
     }
 
+    /// What was said of a once key is not so any more.
+    pub fn once_gone(key: Option<&Key>, once: &Key) -> Self {
+        Self {
+            id: Id::Once {
+                key: key.cloned(),
+                once: once.clone(),
+            },
+            held: None,
+        }
+    }
+
     /// `of`: a partition as it prints, and what for, should it be read for more than runs.
     pub fn reached(of: String, reached: Reached) -> Self {
         Self {
@@ -308,6 +324,14 @@ impl Run {
         self.steps.is_empty() && self.attempts.is_none()
     }
 
+    /// The last question that it asked a person; `None`: it asked none.
+    fn parked(&self) -> Option<&Parked> {
+        self.steps.values().rev().find_map(|step| match &step.did {
+            Did::Asked(parked) => Some(&**parked),
+            _ => None,
+        })
+    }
+
     fn offset(&self) -> Option<i64> {
         let step = self.steps.values().next().map(|step| step.offset);
         step.or(self.attempts.map(|attempts| attempts.offset))
@@ -318,6 +342,8 @@ impl Run {
 #[derive(Debug, Default)]
 pub struct Store {
     runs: HashMap<String, Run>,
+    /// Of these, those that asked a person.
+    detached: BTreeSet<String>,
     once: HashMap<(Option<Key>, Key), Once>,
     /// The same, oldest first.
     once_by_time: BTreeSet<(i64, Option<Key>, Key)>,
@@ -351,6 +377,9 @@ impl Store {
     pub fn apply(&mut self, change: Change) {
         match (change.id, change.held) {
             (Id::Step { run, number }, Some(Held::Step(step))) => {
+                if let Did::Asked(_) = step.did {
+                    self.detached.insert(run.clone());
+                }
                 self.runs.entry(run).or_default().steps.insert(number, step);
             }
             (Id::Step { run, number }, _) => {
@@ -385,6 +414,9 @@ impl Store {
     fn forget(&mut self, run: &str, what: impl FnOnce(&mut Run)) {
         if let Some(held) = self.runs.get_mut(run) {
             what(held);
+            if held.parked().is_none() {
+                self.detached.remove(run);
+            }
             if held.is_empty() {
                 self.runs.remove(run);
             }
@@ -427,12 +459,32 @@ impl Store {
             .unwrap_or_default()
     }
 
+    /// A tombstone for how often a run was begun: it waits, and has ended no process.
+    pub fn waits(&self, run: &str) -> Option<Change> {
+        self.runs.get(run)?.attempts?;
+        let id = Id::Attempts {
+            run: run.to_owned(),
+        };
+        Some(Change { id, held: None })
+    }
+
+    /// Runs whose trigger is finished and that are not: those that asked a person, by their id.
+    pub fn detached(&self) -> impl Iterator<Item = &str> {
+        self.detached.iter().map(String::as_str)
+    }
+
+    /// What such a run is made from again; `None` for any other run.
+    pub fn parked(&self, run: &str) -> Option<&Parked> {
+        self.runs.get(run)?.parked()
+    }
+
     /// Tombstones for what was left of runs before `offset` of the trigger log: a partition that goes on there, by
-    /// somebody's decision, never ends them.
+    /// somebody's decision, never ends them. Those that wait for a person are none of these.
     pub fn before(&self, offset: i64) -> Vec<Change> {
         self.runs
             .iter()
             .filter(|(_, held)| held.offset().is_some_and(|own| own < offset))
+            .filter(|(run, _)| !self.detached.contains(*run))
             .flat_map(|(run, held)| tombstones(run, held))
             .collect()
     }
@@ -443,13 +495,7 @@ impl Store {
             .iter()
             .take_while(|(own, ..)| *own < time)
             .take(limit)
-            .map(|(_, key, once)| Change {
-                id: Id::Once {
-                    key: key.clone(),
-                    once: once.clone(),
-                },
-                held: None,
-            })
+            .map(|(_, key, once)| Change::once_gone(key.as_ref(), once))
             .collect()
     }
 

@@ -4,6 +4,7 @@
 //! HTTP and no clock of its own; Kafka, the memory log, replay and tests drive the same code.
 
 pub mod agent;
+pub mod approval;
 pub mod audit;
 pub mod config;
 pub mod conversation;

@@ -128,6 +128,11 @@ pub fn journal_topic(namespace: &str, agent: &str) -> String {
     format!("{namespace}.agent.{agent}.journal")
 }
 
+/// What people are asked before calls of an agent's tools, and what they say.
+pub fn approvals_topic(namespace: &str, agent: &str) -> String {
+    format!("{namespace}.agent.{agent}.approvals")
+}
+
 /// The audit records of an agent's runs.
 pub fn runs_topic(namespace: &str, agent: &str) -> String {
     format!("{namespace}.agent.{agent}.runs")

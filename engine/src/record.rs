@@ -2,6 +2,7 @@
 //!
 //! The engine borrows a record for the time of a fold; what it keeps, it copies.
 
+use data_encoding::{BASE64, DecodeError};
 use std::fmt;
 use std::sync::Arc;
 
@@ -111,15 +112,40 @@ impl Record<'_> {
 }
 
 /// A record that is kept: a copy of what the client's buffer held.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct OwnedRecord {
     topic: Arc<str>,
     partition: i32,
     offset: i64,
     timestamp: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Vec<(String, Option<Vec<u8>>)>,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// In JSON: base64 (RFC 4648).
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct Bytes(Vec<u8>);
+
+impl From<&[u8]> for Bytes {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+}
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> Self {
+        BASE64.encode(&bytes.0)
+    }
+}
+
+impl TryFrom<String> for Bytes {
+    type Error = DecodeError;
+
+    fn try_from(text: String) -> Result<Self, DecodeError> {
+        BASE64.decode(text.as_bytes()).map(Self)
+    }
 }
 
 impl OwnedRecord {
@@ -129,12 +155,12 @@ impl OwnedRecord {
             partition: record.partition,
             offset: record.offset,
             timestamp: record.timestamp,
-            key: record.key.map(<[u8]>::to_vec),
-            value: record.value.map(<[u8]>::to_vec),
+            key: record.key.map(Bytes::from),
+            value: record.value.map(Bytes::from),
             headers: record
                 .headers
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec)))
+                .map(|(name, value)| ((*name).to_owned(), value.map(Bytes::from)))
                 .collect(),
         }
     }
@@ -145,7 +171,8 @@ impl OwnedRecord {
             .iter()
             .rev()
             .find(|(n, _)| n == name)
-            .and_then(|(_, value)| value.as_deref())
+            .and_then(|(_, value)| value.as_ref())
+            .map(|value| value.0.as_slice())
     }
 
     /// Hands it over as the log did.
@@ -155,17 +182,20 @@ impl OwnedRecord {
             partition: self.partition,
             offset: self.offset,
             timestamp: self.timestamp,
-            key: self.key.as_deref(),
-            value: self.value.as_deref(),
-            headers: &lent(&self.headers),
+            key: self.key.as_ref().map(|key| key.0.as_slice()),
+            value: self.value.as_ref().map(|value| value.0.as_slice()),
+            headers: &lent(
+                self.headers
+                    .iter()
+                    .map(|(name, value)| (name, value.as_ref().map(|value| &value.0))),
+            ),
         })
     }
 }
 
-fn lent(headers: &[(String, Option<Vec<u8>>)]) -> Vec<Header<'_>> {
+fn lent<'a>(headers: impl Iterator<Item = (&'a String, Option<&'a Vec<u8>>)>) -> Vec<Header<'a>> {
     headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_deref()))
+        .map(|(name, value)| (name.as_str(), value.map(Vec::as_slice)))
         .collect()
 }
 
@@ -192,7 +222,11 @@ impl NewRecord {
             timestamp: self.timestamp.unwrap_or(0),
             key: self.key.as_deref(),
             value: self.value.as_deref(),
-            headers: &lent(&self.headers),
+            headers: &lent(
+                self.headers
+                    .iter()
+                    .map(|(name, value)| (name, value.as_ref())),
+            ),
         })
     }
 }

@@ -4,6 +4,7 @@
 //! too slow misses some, and is told how many; no stage ever waits for it. Unlike logs and metrics it
 //! carries event values, so it never leaves the process by itself.
 
+use headwater_engine::approval::Asked;
 use headwater_engine::audit;
 use headwater_engine::names::Owner;
 use headwater_engine::record::Position;
@@ -44,6 +45,8 @@ pub enum Happening {
         reason: String,
         message: String,
     },
+    /// A run waits for a person, and its question is committed.
+    RunWaits { agent: String, asked: Asked },
     /// A run ended and its transaction is committed.
     RunFinished {
         agent: String,

@@ -338,6 +338,7 @@ async fn tools_and_what_came_of_calls_are_told() {
         outcome,
         result,
         rule: None,
+        approved_by: None,
         milliseconds: 3,
     };
     setup.messages.truncate(2);

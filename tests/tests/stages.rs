@@ -10,6 +10,8 @@
 
 #[path = "stages/answers.rs"]
 mod answers;
+#[path = "stages/approvals.rs"]
+mod approvals;
 #[path = "stages/attempts.rs"]
 mod attempts;
 #[path = "stages/bed.rs"]
@@ -94,6 +96,12 @@ on_both_logs!(
     steps::a_retry_goes_on_after_the_journaled_step,
     steps::a_repair_that_does_not_fit_fails_the_run_at_once,
     steps::a_step_that_is_too_large_is_not_journaled_and_the_run_goes_on,
+    approvals::a_run_waits_for_a_person_and_its_key_goes_on,
+    approvals::silence_denies_also_while_nobody_was_there,
+    approvals::the_first_answer_counts_and_only_one_that_is_in_time,
+    approvals::rules_are_asked_again_after_an_approval,
+    approvals::answers_survive_whatever_ends_the_process,
+    approvals::a_run_that_failed_after_it_waited_may_be_triggered_again,
     tools::a_call_that_a_crash_left_open_is_not_made_again,
     tools::a_call_that_may_be_repeated_is_made_again_under_its_key,
     tools::what_a_tool_gave_is_not_asked_for_again_after_a_crash,

@@ -1,5 +1,6 @@
 //! The commands, one module each. Arguments are parsed here and nowhere else.
 
+mod approvals;
 mod chat;
 mod crds;
 mod dead_letters;
@@ -49,6 +50,7 @@ enum Command {
     Replay(replay::Arguments),
     Views(views::Arguments),
     DeadLetters(dead_letters::Arguments),
+    Approvals(approvals::Arguments),
     Resume(resume::Arguments),
     Validate(validate::Arguments),
     Explain(explain::Arguments),
@@ -79,6 +81,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Error> {
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Views(arguments) => views::run(&arguments),
         Command::DeadLetters(arguments) => dead_letters::run(&arguments),
+        Command::Approvals(arguments) => approvals::run(&arguments),
         Command::Resume(arguments) => resume::run(&arguments),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),

@@ -3,8 +3,8 @@
 use crate::control::client::Client;
 use crate::control::registry;
 use crate::control::{
-    Answer, Ask, Letter, Letters, Look, Past, Replay, Replayed, Resume, Resumed, Retried, Retry,
-    Seen, Send, Sent, ViewFigures, Views,
+    Answer, Ask, Decide, Decided, Letter, Letters, Look, Open, Past, Question, Replay, Replayed,
+    Resume, Resumed, Retried, Retry, Seen, Send, Sent, ViewFigures, Views,
 };
 use crate::error::Error;
 use crate::folder::DEFAULT_NAMESPACE;
@@ -132,6 +132,24 @@ impl Target {
             Self::Up(client) => client.letters(&letters).await,
             Self::Kafka { gateway, .. } => {
                 blocking(gateway, move |gateway| gateway.letters(&letters)).await
+            }
+        }
+    }
+
+    pub(crate) async fn questions(&self, open: Open) -> Result<Vec<Question>, Error> {
+        match self {
+            Self::Up(client) => client.questions(&open).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.questions(&open)).await
+            }
+        }
+    }
+
+    pub(crate) async fn decide(&self, decide: Decide) -> Result<Decided, Error> {
+        match self {
+            Self::Up(client) => client.decide(&decide).await,
+            Self::Kafka { gateway, .. } => {
+                blocking(gateway, move |gateway| gateway.answer_question(&decide)).await
             }
         }
     }

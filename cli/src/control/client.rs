@@ -2,8 +2,8 @@
 
 use super::registry::Running;
 use super::{
-    Answer, Ask, Letter, Letters, Look, Past, Problem, Replay, Replayed, Resume, Resumed, Retried,
-    Retry, Seen, Send, Sent, ViewFigures, Views,
+    Answer, Ask, Decide, Decided, Letter, Letters, Look, Open, Past, Problem, Question, Replay,
+    Replayed, Resume, Resumed, Retried, Retry, Seen, Send, Sent, ViewFigures, Views,
 };
 use crate::error::Error;
 use headwater_engine::audit;
@@ -56,6 +56,14 @@ impl Client {
 
     pub(crate) async fn letters(&self, letters: &Letters) -> Result<Vec<Letter>, Error> {
         self.post("letters", letters, Duration::from_secs(60)).await
+    }
+
+    pub(crate) async fn questions(&self, open: &Open) -> Result<Vec<Question>, Error> {
+        self.post("questions", open, Duration::from_secs(60)).await
+    }
+
+    pub(crate) async fn decide(&self, decide: &Decide) -> Result<Decided, Error> {
+        self.post("decide", decide, Duration::from_secs(60)).await
     }
 
     pub(crate) async fn retry(&self, retry: &Retry) -> Result<Vec<Retried>, Error> {

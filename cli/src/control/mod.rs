@@ -289,6 +289,53 @@ pub(crate) struct Retried {
     pub(crate) left: Option<String>,
 }
 
+/// What waits for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Open {
+    pub(crate) namespace: Option<String>,
+    /// Only what this one asks.
+    pub(crate) agent: Option<String>,
+}
+
+/// A call that is made only if a person says so.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Question {
+    /// Its id.
+    pub(crate) approval: String,
+    pub(crate) namespace: String,
+    pub(crate) agent: String,
+    pub(crate) run: String,
+    /// Of the agent's policy.
+    pub(crate) rule: String,
+    pub(crate) message: String,
+    pub(crate) tool: String,
+    /// As they would be sent.
+    pub(crate) arguments: Value,
+    pub(crate) asked_at: String,
+    /// Silence denies then.
+    pub(crate) expires_at: String,
+}
+
+/// A person's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Decide {
+    pub(crate) namespace: Option<String>,
+    /// Its id, or the beginning of it.
+    pub(crate) approval: String,
+    pub(crate) approve: bool,
+    pub(crate) reason: Option<String>,
+}
+
+/// The answer that counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Decided {
+    pub(crate) by: String,
+    pub(crate) approved: bool,
+    pub(crate) question: Question,
+}
+
 /// Where something that stands still goes on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Resume {

@@ -1,6 +1,6 @@
 //! Serves the door: checks who comes, hands over to the [`Gateway`].
 
-use super::{Ask, Letters, Look, Past, Problem, Replay, Resume, Retry, Send, Views};
+use super::{Ask, Decide, Letters, Look, Open, Past, Problem, Replay, Resume, Retry, Send, Views};
 use crate::error::Error;
 use crate::gateway::Gateway;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -38,6 +38,8 @@ pub(crate) fn router(gateway: Arc<Gateway>, token: &str, port: u16) -> Router {
         .route("/v1/letters", post(letters))
         .route("/v1/retry", post(retry))
         .route("/v1/resume", post(resume))
+        .route("/v1/questions", post(questions))
+        .route("/v1/decide", post(decide))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(from_fn_with_state(door.clone(), check))
         .with_state(door)
@@ -106,6 +108,17 @@ async fn letters(State(door): State<Door>, Json(letters): Json<Letters>) -> Resp
 
 async fn retry(State(door): State<Door>, Json(retry): Json<Retry>) -> Response {
     answer(door.gateway, move |gateway| gateway.retry(&retry)).await
+}
+
+async fn questions(State(door): State<Door>, Json(open): Json<Open>) -> Response {
+    answer(door.gateway, move |gateway| gateway.questions(&open)).await
+}
+
+async fn decide(State(door): State<Door>, Json(decide): Json<Decide>) -> Response {
+    answer(door.gateway, move |gateway| {
+        gateway.answer_question(&decide)
+    })
+    .await
 }
 
 async fn resume(State(door): State<Door>, Json(resume): Json<Resume>) -> Response {

@@ -3,6 +3,7 @@
 //! The same for a running `up`, where it stands behind the control endpoint, and for a Kafka that is
 //! talked to directly: it needs the log and the resources, never a stage in this process.
 
+mod approvals;
 mod encode;
 mod letters;
 mod resume;

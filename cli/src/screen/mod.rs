@@ -3,6 +3,7 @@
 //!
 //! Text only, in lines as wide as the terminal. Everything from outside is cleaned before it is shown.
 
+pub(crate) mod approvals;
 pub(crate) mod difference;
 pub(crate) mod prompt;
 mod run;
@@ -145,6 +146,7 @@ impl Screen {
                 milliseconds,
                 ..
             } => self.run(record, Some(*milliseconds)),
+            Happening::RunWaits { asked, .. } => approvals::asked(asked, &self.terminal),
             Happening::RunRetried {
                 agent,
                 attempt,
@@ -252,6 +254,7 @@ fn as_json(happening: &Happening) -> Option<serde_json::Value> {
         } => {
             json!({"type": "run", "milliseconds": milliseconds, "record": **record})
         }
+        Happening::RunWaits { asked, .. } => json!({"type": "approval", "asked": asked}),
         Happening::RunRetried {
             agent,
             run,

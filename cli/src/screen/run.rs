@@ -22,6 +22,7 @@ pub(super) fn title(record: &Record) -> String {
         Outcome::Duplicate => "duplicate",
         Outcome::Coalesced => "coalesced",
         Outcome::Failed => "failed on",
+        Outcome::Waiting => "waits for a person at",
     };
     format!("{name} {did} {}", record.trigger.position)
 }
@@ -163,6 +164,7 @@ fn without_answer(record: &Record) -> &'static str {
         Outcome::Skipped => "`when` is false",
         Outcome::Duplicate => "a run of the same `once` key was done before, or waits",
         Outcome::Coalesced => "a newer trigger of its key took its place",
+        Outcome::Waiting => "a person is asked about a call",
         // The audit may hold hashes only.
         _ if record.model.is_some() => "the answer is not in the audit",
         _ => "no model; the outputs are made from the event and the context",

@@ -104,10 +104,18 @@ pub(super) struct NextTurn {
 }
 
 impl Ready {
-    /// Whether calls are the next to be done.
-    pub fn asks_for_calls(&self) -> bool {
-        let last = self.said.last().and_then(Did::reply);
-        last.is_some_and(|reply| !reply.calls.is_empty())
+    /// Puts the run's turn behind those that came while it waited.
+    pub fn goes_behind(&mut self, conversation: &Past) {
+        self.past = NextTurn::after(conversation);
+    }
+}
+
+impl NextTurn {
+    fn after(conversation: &Past) -> Self {
+        Self {
+            number: conversation.next,
+            ends: conversation.ends.clone(),
+        }
     }
 }
 
@@ -268,10 +276,7 @@ impl Agent {
             template_hash: self.template_hash(),
             said: Vec::new(),
             now: None,
-            past: NextTurn {
-                number: context.conversation.next,
-                ends: context.conversation.ends.clone(),
-            },
+            past: NextTurn::after(context.conversation),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::complete::{make, prompt_value, unwritable};
 use super::{Agent, Completion, Ready, Trigger};
+use crate::approval::Parked;
 use crate::audit;
 use crate::config::{InvalidRecords, OnFailure, Outcome};
 use crate::fault::{Fault, dead_letter, say_value_is_gone};
@@ -102,15 +103,31 @@ impl Agent {
     ) -> Result<Completion, Fault> {
         let partition = record.partition;
         self.with_original(record, |original, cut| {
-            self.refuse_original(original, cut, partition, fault, finished_at)
+            let run = self.run_id(original, "");
+            self.refuse_original(original, cut, (run, partition), fault, finished_at)
         })
+    }
+
+    /// Ends a run that waited for a person, and for whose trigger [`Agent::take_up`] gave a fault: as [`Agent::refuse`].
+    ///
+    /// # Errors
+    /// As [`Agent::refuse`].
+    pub fn refuse_parked(
+        &self,
+        parked: &Parked,
+        fault: &Fault,
+        finished_at: i64,
+    ) -> Result<Completion, Fault> {
+        let run = (parked.asked.run.clone(), parked.trigger.partition);
+        let record = &parked.trigger.record;
+        record.with(|record| self.refuse_original(record, false, run, fault, finished_at))
     }
 
     fn refuse_original(
         &self,
         record: &Record<'_>,
         cut: bool,
-        partition: i32,
+        (run, partition): (String, i32),
         fault: &Fault,
         finished_at: i64,
     ) -> Result<Completion, Fault> {
@@ -147,12 +164,7 @@ impl Agent {
         let mut summary = audit::Record {
             root,
             hops,
-            ..self.blank(
-                self.run_id(record, ""),
-                trigger,
-                audit::Outcome::Failed,
-                finished_at,
-            )
+            ..self.blank(run, trigger, audit::Outcome::Failed, finished_at)
         };
         summary.failure = Some(audit::Failure::from(fault));
         records.push(self.audit_record(&summary, partition)?);

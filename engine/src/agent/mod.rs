@@ -31,8 +31,8 @@ pub use again::Now;
 pub use assemble::{Assembled, Assembly, Context, Freshness, Ready, ViewFreshness};
 pub use origin::Origin;
 pub(crate) use scope::Scope;
-pub use steps::{Heard, Next};
-pub use tools::{Invocation, Listed, Listing, Look, Offer, Prepared};
+pub use steps::{Heard, Next, Round};
+pub use tools::{Asking, Invocation, Listed, Listing, Look, Offer, Prepared, Settled};
 pub use trigger::Trigger;
 
 use crate::audit;

@@ -3,13 +3,16 @@
 //! A reply without calls of tools that fits `result.schema`, if there is one, ends the run. One that does not fit
 //! is a finished step: the model is asked once more, with what is wrong, and the reply to that is the answer or
 //! fails the run. A reply with calls is a finished step as well, and what came of them is the next one, after
-//! which the model is asked again; after `maxToolRounds` of these it may call no more. A finished step is
+//! which the model is asked again; after `maxToolRounds` of these it may call no more. A call that a person is to
+//! decide about is a step too, at which the run waits ([`Agent::park`]); what the person said is the next. A finished step is
 //! journaled before the next begins: a reply before its calls are made, results before the model hears of them.
 //! The first step carries all that the run was told: a run that goes on elsewhere assembles nothing, and repeats
 //! no step ([`Agent::resume`]). Of calls without results nobody knows then whether they were made. The reply that
 //! ends a run is in no journal; it goes into the run's transaction.
 
+use super::tools::Settled;
 use super::{Agent, Offer, Ready, Trigger};
+use crate::approval::Answered;
 use crate::fault::{Fault, Reason};
 use crate::journal::{Change, Did, Step};
 use crate::model::{self, Called, Reply, Request, Said, ToolCall};
@@ -28,7 +31,17 @@ pub enum Next {
     /// Ask the model, see [`Agent::hear`].
     Ask(Box<Request>),
     /// Make these calls, one after the other: see [`Agent::prepare`] and [`Agent::results`].
-    Call(Vec<ToolCall>),
+    Call(Round),
+}
+
+/// The calls of one reply, as far as they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Round {
+    pub calls: Vec<ToolCall>,
+    /// What came of the first ones, before the run waited for a person.
+    pub made: Vec<Called>,
+    /// What the person said of the one after these.
+    pub settled: Option<Settled>,
 }
 
 /// What a reply is to its run.
@@ -46,10 +59,8 @@ impl Agent {
     /// # Errors
     /// `OverBudget`: what was said since the prompt does not fit the model's window any more.
     pub fn next(&self, trigger: &Trigger, ready: &Ready, offer: &Offer) -> Result<Next, Fault> {
-        if let Some(Did::Reply(reply)) = ready.said.last()
-            && ready.asks_for_calls()
-        {
-            return Ok(Next::Call(reply.calls.clone()));
+        if let Some(round) = ready.round()? {
+            return Ok(Next::Call(round));
         }
         let (Some(model), Some(prompt)) = (&self.model, &ready.prompt) else {
             return Ok(Next::Complete);
@@ -64,7 +75,7 @@ impl Agent {
             max_output_tokens: model.max_output_tokens,
             schema: self.answer.as_ref().map(super::answer::Answer::asked),
             input: Arc::clone(&ready.input),
-            idempotency_key: format!("{}-{}", trigger.run, ready.said.len() + 1),
+            idempotency_key: format!("{}-{}", trigger.run, ready.heard() + 1),
         };
         self.fits(model, &request)?;
         Ok(Next::Ask(Box::new(request)))
@@ -92,6 +103,7 @@ impl Agent {
     fn said(&self, did: &Did) -> Vec<Said> {
         match did {
             Did::Results(called) => vec![Said::Results(called.clone())],
+            Did::Asked(_) | Did::Answered(_) => Vec::new(),
             Did::Reply(reply) => {
                 let said = Said::Reply {
                     text: reply.text.clone(),
@@ -127,7 +139,7 @@ impl Agent {
             reply.calls.clear();
         }
         if !reply.calls.is_empty() {
-            tell_apart(&mut reply.calls, ready.said.len());
+            tell_apart(&mut reply.calls, ready.heard());
             return Ok(Heard::Step(finish(
                 trigger,
                 ready,
@@ -160,6 +172,18 @@ impl Agent {
         offset: i64,
     ) -> Change {
         finish(trigger, ready, Did::Results(called), offset)
+    }
+
+    /// Takes what came of the question that the run asked a person last: a finished step. `offset`: of the run's record
+    /// in the trigger log.
+    pub fn answered(
+        &self,
+        trigger: &Trigger,
+        ready: &mut Ready,
+        answered: Answered,
+        offset: i64,
+    ) -> Change {
+        finish(trigger, ready, Did::Answered(answered), offset)
     }
 
     /// The run as its journal left it; `None` where nothing was journaled, and it begins anew. `attempt` is the
@@ -214,7 +238,7 @@ impl Agent {
 }
 
 /// The change that journals a step, which is kept in `ready`.
-fn finish(trigger: &Trigger, ready: &mut Ready, did: Did, offset: i64) -> Change {
+pub(super) fn finish(trigger: &Trigger, ready: &mut Ready, did: Did, offset: i64) -> Change {
     let step = Step {
         offset,
         begun: ready.said.is_empty().then(|| Box::new(ready.clone())),
@@ -223,6 +247,57 @@ fn finish(trigger: &Trigger, ready: &mut Ready, did: Did, offset: i64) -> Change
     ready.said.push(did);
     let number = u32::try_from(ready.said.len()).unwrap_or(u32::MAX);
     Change::step(&trigger.run, number, Arc::new(step))
+}
+
+impl Ready {
+    /// Whether calls are the next to be done.
+    pub fn asks_for_calls(&self) -> bool {
+        match self.said.last() {
+            Some(Did::Reply(reply)) => !reply.calls.is_empty(),
+            Some(Did::Answered(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Steps that are something to the model: the numbers of what it says next must not change with its waiting for people.
+    pub(super) fn heard(&self) -> usize {
+        let heard = |did: &&Did| matches!(did, Did::Reply(_) | Did::Results(_));
+        self.said.iter().filter(heard).count()
+    }
+
+    /// The calls that are the next to be done.
+    fn round(&self) -> Result<Option<Round>, Fault> {
+        if !self.asks_for_calls() {
+            return match self.said.last() {
+                Some(Did::Asked(parked)) => Err(Fault::new(
+                    Reason::InvalidInternalRecord,
+                    format!(
+                        "the run waits for the approval {}, and nobody has answered",
+                        parked.asked.approval
+                    ),
+                )),
+                _ => Ok(None),
+            };
+        }
+        let reply = self.said.iter().rev().find_map(Did::reply);
+        let calls = reply.map_or_else(Vec::new, |reply| reply.calls.clone());
+        let (made, settled) = match &self.said[..] {
+            [.., Did::Asked(parked), Did::Answered(answered)] => (
+                parked.made.clone(),
+                Some(Settled {
+                    answered: answered.clone(),
+                    rule: parked.asked.rule.clone(),
+                    hash: parked.hash.clone(),
+                }),
+            ),
+            _ => (Vec::new(), None),
+        };
+        Ok(Some(Round {
+            calls,
+            made,
+            settled,
+        }))
+    }
 }
 
 /// Gives each call an id of its own: not every provider does.

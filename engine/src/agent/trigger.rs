@@ -96,7 +96,7 @@ pub struct Trigger {
     /// Agents that the chain has passed through, this run included.
     pub hops: u32,
     /// The record as it came, for a dead letter.
-    original: OwnedRecord,
+    pub(super) original: OwnedRecord,
 }
 
 impl Trigger {
@@ -216,7 +216,7 @@ impl Agent {
         }
     }
 
-    fn begin(
+    pub(super) fn begin(
         &self,
         event: Event,
         key: Option<Key>,

@@ -112,6 +112,9 @@ pub struct Called {
     /// The rule of the policy that denied it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// Who approved it, where a rule required that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
     /// From asking the tool to its answer; 0 where it was not asked.
     #[serde(default)]
     pub milliseconds: u64,

@@ -274,6 +274,7 @@ pub(crate) fn call_value(called: &Called) -> Value {
         "arguments": called.arguments,
         "outcome": called.outcome,
         "result": called.result,
+        "approved_by": called.approved_by,
     })
 }
 

@@ -174,6 +174,7 @@ fn a_rule_calls_tools_and_the_next_one_sees_what_came_of_it() {
         outcome,
         result: json!({"fee": 7}),
         rule: None,
+        approved_by: None,
         milliseconds: 1,
     };
     request.said = vec![

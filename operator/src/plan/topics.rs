@@ -171,6 +171,20 @@ pub(super) fn topics(validation: &Validation, views: &BTreeMap<String, Generatio
             retention,
             "the audit: a record of each run",
         ));
+        let approval = agent
+            .config
+            .tools
+            .as_ref()
+            .and_then(|tools| tools.approval.as_ref());
+        if let (Some(approvals), Some(approval)) = (&own.approvals, approval) {
+            topics.push(internal.deleted(
+                approvals,
+                partitions(),
+                // As long as one is waited for, and what was said of it is to be seen after that.
+                retention.max(approval.timeout_ms.saturating_mul(2)),
+                "what people are asked before calls, and what they say",
+            ));
+        }
         topics.push(internal.dead(&own.dead));
     }
     topics

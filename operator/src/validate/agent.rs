@@ -97,6 +97,7 @@ pub(super) fn check(
         (None, Some(_)) => Some(config::Prompt::default()),
         (None, None) => None,
     };
+    let asks = tools.as_ref().is_some_and(|tools| tools.approval.is_some());
     let config = config::Agent {
         name: name.to_owned(),
         trigger,
@@ -132,6 +133,7 @@ pub(super) fn check(
                 .then(|| topics::conversation_topic(namespace, name)),
             journal: topics::journal_topic(namespace, name),
             runs: topics::runs_topic(namespace, name),
+            approvals: asks.then(|| topics::approvals_topic(namespace, name)),
             dead: topics::dead_topic(namespace, topics::Owner::Agent, name),
         },
     };
@@ -259,12 +261,6 @@ fn delivery(delivery: &crd::Delivery) -> config::Delivery {
 }
 
 fn refuse_unsupported(findings: &mut Findings, spec: &crds::AgentSpec) {
-    findings.not_supported(
-        spec.approval != crd::Approval::default(),
-        "spec.approval",
-        "approval of tool calls",
-        "leave approval out, and deny with policy what a person would have to decide",
-    );
     findings.not_supported(
         spec.autoscaling.is_some(),
         "spec.autoscaling",

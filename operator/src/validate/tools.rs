@@ -2,7 +2,7 @@
 
 use super::{
     agent::Around,
-    checked::View,
+    checked::{Source, View},
     findings::Findings,
     slot::{self, Asked},
 };
@@ -71,6 +71,7 @@ pub(super) fn check<'v>(
     }
     tools.sort_by(|a, b| a.name.cmp(&b.name));
     let policy = policy(findings, spec);
+    let approval = approval(findings, spec, around, &mut needs);
     if spec.tools.is_empty() {
         return (None, needs);
     }
@@ -78,6 +79,7 @@ pub(super) fn check<'v>(
         tools,
         servers,
         max_rounds: spec.max_tool_rounds,
+        approval: approval.filter(|_| asks(&policy)),
         policy,
     };
     (Some(tools), needs)
@@ -128,16 +130,10 @@ fn emit(
     around: &Around<'_>,
     needs: &mut Needs,
 ) -> Option<config::ToolDoes> {
-    let name = &emit.source_ref.name;
     let at = format!("{path}.emit.sourceRef.name");
-    let source = findings.refer(Kind::EventSource, &at, name, around.sources)?;
-    needs
-        .clusters
-        .insert((format!("EventSource '{name}'"), source.cluster.clone()));
-    needs.sources.insert(name.clone());
-    findings.writes(&at, name, source);
+    let (name, source) = written(findings, &at, &emit.source_ref.name, around, needs)?;
     Some(config::ToolDoes::Emit {
-        source: name.clone(),
+        source: name,
         topic: source.config.topic.clone(),
         format: source.config.format,
         key: emit.key.clone(),
@@ -187,6 +183,53 @@ fn view<'v>(
     })
 }
 
+/// Whether a rule lets a person decide.
+fn asks(policy: &[config::PolicyRule]) -> bool {
+    let asks = |rule: &config::PolicyRule| rule.action == config::Action::RequireApproval;
+    policy.iter().any(asks)
+}
+
+/// `None`: what it names is not there.
+fn approval(
+    findings: &mut Findings,
+    spec: &crds::AgentSpec,
+    around: &Around<'_>,
+    needs: &mut Needs,
+) -> Option<config::Approval> {
+    let requests = match &spec.approval.requests_source_ref {
+        None => None,
+        Some(source) => {
+            let path = "spec.approval.requestsSourceRef.name";
+            let (source, topic) = written(findings, path, &source.name, around, needs)?;
+            Some(config::Requests {
+                source,
+                topic: topic.config.topic.clone(),
+            })
+        }
+    };
+    Some(config::Approval {
+        timeout_ms: u64::from(spec.approval.timeout_seconds) * 1_000,
+        requests,
+    })
+}
+
+/// A source that the agent writes, with its name.
+fn written<'s>(
+    findings: &mut Findings,
+    path: &str,
+    name: &str,
+    around: &Around<'s>,
+    needs: &mut Needs,
+) -> Option<(String, &'s Source)> {
+    let source = findings.refer(Kind::EventSource, path, name, around.sources)?;
+    needs
+        .clusters
+        .insert((format!("EventSource '{name}'"), source.cluster.clone()));
+    needs.sources.insert(name.to_owned());
+    findings.writes(path, name, source);
+    Some((name.to_owned(), source))
+}
+
 fn policy(findings: &mut Findings, spec: &crds::AgentSpec) -> Vec<config::PolicyRule> {
     let tools: BTreeSet<&str> = spec.tools.iter().map(|tool| tool.name.as_str()).collect();
     let mut seen = BTreeSet::new();
@@ -210,18 +253,13 @@ fn policy(findings: &mut Findings, spec: &crds::AgentSpec) -> Vec<config::Policy
                 );
             }
         }
-        findings.not_supported(
-            rule.action == crd::Action::RequireApproval,
-            format!("{path}.action"),
-            "asking a person",
-            "deny the call, or write what is to be done to a source with outputs, for others to decide",
-        );
         rules.push(config::PolicyRule {
             name: rule.name.clone(),
             tools: rule.tools.clone(),
             when: rule.when.clone(),
             action: match rule.action {
-                crd::Action::Deny | crd::Action::RequireApproval => config::Action::Deny,
+                crd::Action::Deny => config::Action::Deny,
+                crd::Action::RequireApproval => config::Action::RequireApproval,
                 crd::Action::Allow => config::Action::Allow,
             },
             message: rule.message.clone(),

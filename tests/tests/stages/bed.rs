@@ -37,6 +37,7 @@ const STATIC: &[&str] = &[
     "view.board.000001",
     "view.board.000001-in",
     "agent.helper.conversation",
+    "agent.helper.approvals",
     "agent.helper.journal",
     "agent.helper.runs",
 ];

@@ -18,13 +18,13 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 /// Asks for a booking, and says what came of it, once it may.
-struct Asking {
-    answers: Semaphore,
+pub struct Asking {
+    pub answers: Semaphore,
     calls: Vec<(&'static str, Value)>,
 }
 
 impl Asking {
-    fn new(calls: &[(&'static str, Value)]) -> Self {
+    pub fn new(calls: &[(&'static str, Value)]) -> Self {
         Self {
             answers: Semaphore::new(1_000_000),
             calls: calls.to_vec(),
@@ -66,17 +66,17 @@ impl Model for Asking {
 }
 
 /// Books seats, once it may.
-struct Desk {
+pub struct Desk {
     /// Key and arguments of each call.
     made: Mutex<Vec<(String, Value)>>,
-    bookings: Semaphore,
-    delay: Duration,
+    pub bookings: Semaphore,
+    pub delay: Duration,
     /// Lists that it gives before it gives none for a while.
     away: Mutex<usize>,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             made: Mutex::default(),
             bookings: Semaphore::new(1_000_000),
@@ -85,12 +85,12 @@ impl Desk {
         }
     }
 
-    fn made(&self) -> Vec<(String, Value)> {
+    pub fn made(&self) -> Vec<(String, Value)> {
         self.made.lock().unwrap().clone()
     }
 
     /// How often each call was made, by its key.
-    fn counts(&self) -> BTreeMap<String, usize> {
+    pub fn counts(&self) -> BTreeMap<String, usize> {
         let mut counts = BTreeMap::new();
         for (key, _) in self.made() {
             *counts.entry(key).or_default() += 1;
@@ -98,7 +98,7 @@ impl Desk {
         counts
     }
 
-    async fn until_made(&self, count: usize) {
+    pub async fn until_made(&self, count: usize) {
         let begun = std::time::Instant::now();
         while self.made().len() < count {
             assert!(begun.elapsed() < DEADLINE, "{:?}", self.made());
@@ -145,10 +145,11 @@ impl Server for Desk {
     }
 }
 
-const BOOK: (&str, fn() -> Value) = ("book", || json!({"seat": "34K", "session": "of another"}));
+pub const BOOK: (&str, fn() -> Value) =
+    ("book", || json!({"seat": "34K", "session": "of another"}));
 
 /// The agent with its tools; `repeat` is that of the desk's.
-fn booking(
+pub fn booking(
     bed: &mut Bed,
     repeat: &str,
     model: Asking,

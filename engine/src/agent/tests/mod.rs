@@ -1,6 +1,7 @@
 //! Agents through their front door: configuration and records in, completions out.
 
 mod again;
+mod approval;
 mod budget;
 mod compile;
 mod endings;

@@ -2,7 +2,7 @@
 
 use super::steps::{read_back, values};
 use super::*;
-use crate::agent::{Heard, Listed, Listing, Next, Now, Offer, Prepared};
+use crate::agent::{Heard, Listed, Listing, Next, Now, Offer, Prepared, Round};
 use crate::journal::Change;
 use crate::model::{CallOutcome, Called, Request, Said, ToolCall};
 use crate::problem::reason;
@@ -37,11 +37,22 @@ fn bed() -> Bed {
 }
 
 fn bed_of(policy: &str) -> Bed {
+    bed_with(&agent_with("", policy))
+}
+
+/// The agent's text with these rules; `more`: what else it has.
+pub(super) fn agent_with(more: &str, policy: &str) -> String {
     let tools = TOOLS.replace(
         "  maxRounds: 2",
-        &format!("  policy: [{policy}]\n  maxRounds: 2"),
+        &format!(
+            "  approval: {{timeoutMs: 60000, requests: {{source: asks, topic: shop.asks}}}}\n  policy: [{policy}]\n  maxRounds: 2"
+        ),
     );
-    let mut bed = Bed::new(&with_model(&tools));
+    with_model(&format!("{tools}\n{more}"))
+}
+
+pub(super) fn bed_with(agent: &str) -> Bed {
+    let mut bed = Bed::new(agent);
     bed.feed(
         "bookings",
         "b1",
@@ -63,11 +74,11 @@ fn bed_of(policy: &str) -> Bed {
     bed
 }
 
-fn question() -> Value {
+pub(super) fn question() -> Value {
     json!({"text": "another seat?", "customer": "c1", "city": "Rome"})
 }
 
-fn call(tool: &str, arguments: &str) -> ToolCall {
+pub(super) fn call(tool: &str, arguments: &str) -> ToolCall {
     ToolCall {
         id: format!("id-{tool}"),
         tool: tool.to_owned(),
@@ -75,20 +86,20 @@ fn call(tool: &str, arguments: &str) -> ToolCall {
     }
 }
 
-fn asks(calls: Vec<ToolCall>) -> Reply {
+pub(super) fn asks(calls: Vec<ToolCall>) -> Reply {
     Reply { calls, ..reply("") }
 }
 
 /// A run half way, as a stage drives it.
-struct Run<'a> {
-    bed: &'a Bed,
-    trigger: Trigger,
-    ready: Ready,
-    offer: Offer,
+pub(super) struct Run<'a> {
+    pub(super) bed: &'a Bed,
+    pub(super) trigger: Trigger,
+    pub(super) ready: Ready,
+    pub(super) offer: Offer,
 }
 
 impl<'a> Run<'a> {
-    fn new(bed: &'a Bed, question: &Value) -> Self {
+    pub(super) fn new(bed: &'a Bed, question: &Value) -> Self {
         let trigger = bed.trigger(question);
         Self {
             bed,
@@ -98,14 +109,21 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn next(&self) -> Next {
+    pub(super) fn next(&self) -> Next {
         self.bed
             .agent
             .next(&self.trigger, &self.ready, &self.offer)
             .unwrap()
     }
 
-    fn request(&self) -> Request {
+    pub(super) fn round(&self) -> Round {
+        match self.next() {
+            Next::Call(round) => round,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn request(&self) -> Request {
         match self.next() {
             Next::Ask(request) => *request,
             other => panic!("{other:?}"),
@@ -113,7 +131,7 @@ impl<'a> Run<'a> {
     }
 
     /// The model asks for calls.
-    fn hears(&mut self, reply: Reply) -> Change {
+    pub(super) fn hears(&mut self, reply: Reply) -> Change {
         let heard = self
             .bed
             .agent
@@ -126,7 +144,15 @@ impl<'a> Run<'a> {
 
     fn prepare(&self, before: &[Called], now: Option<&Now>, call: &ToolCall) -> Prepared {
         let agent = &self.bed.agent;
-        agent.prepare(&self.trigger, &self.ready, &self.offer, before, now, call)
+        agent.prepare(
+            &self.trigger,
+            &self.ready,
+            &self.offer,
+            before,
+            None,
+            now,
+            call,
+        )
     }
 
     /// What becomes of a call that is not sent.
@@ -202,7 +228,7 @@ fn a_run_calls_tools_hears_of_them_and_is_done() {
         text: "One moment.".to_owned(),
         ..asks(calls.clone())
     });
-    assert_eq!(run.next(), Next::Call(calls.clone()));
+    assert_eq!(run.round().calls, calls);
 
     let Prepared::Send(invocation) = run.prepare(&[], None, &calls[0]) else {
         panic!("it is not sent")
@@ -409,7 +435,7 @@ fn rules_decide_about_what_would_be_sent() {
                 assert_eq!(called.arguments["customer"], json!("c1"));
                 Some((called.rule.clone(), called.content()))
             }
-            Prepared::Look(look) => panic!("{look:?}"),
+            other => panic!("{other:?}"),
         }
     };
     let rule = |name: &str, tools: &str, when: &str, action: &str, message: &str| {
@@ -563,10 +589,8 @@ fn ids_of_calls_are_told_apart() {
         ..call("x", "{}")
     };
     run.hears(asks(vec![twice("a"), twice("a"), twice(""), twice("")]));
-    let Next::Call(calls) = run.next() else {
-        panic!("no calls")
-    };
-    let ids: Vec<&str> = calls.iter().map(|call| call.id.as_str()).collect();
+    let round = run.round();
+    let ids: Vec<&str> = round.calls.iter().map(|call| call.id.as_str()).collect();
     assert_eq!(ids, ["a", "call-1-2", "call-1-3", "call-1-4"]);
 }
 

@@ -9,11 +9,13 @@
 //! Invariant: what the model neither sees nor sets is the same whatever it writes.
 
 mod offer;
+mod park;
 mod policy;
 mod prepare;
 mod result;
 
 pub use offer::{Listed, Listing, Offer};
+pub use park::{Asking, Settled};
 pub use prepare::{Invocation, Look, Prepared};
 
 use super::Agent;
@@ -36,6 +38,7 @@ pub(super) struct Tools {
     tools: Vec<Tool>,
     pub(super) max_rounds: usize,
     policy: Policy,
+    approval: Option<config::Approval>,
 }
 
 #[derive(Debug)]
@@ -99,11 +102,20 @@ impl Tools {
             compiled.extend(problems.merge(Tool::compile(stage, tools, tool, names, &path)));
         }
         let policy = problems.merge(Policy::compile(&tools.policy, slots, names));
+        let asks = |rule: &config::PolicyRule| rule.action == config::Action::RequireApproval;
+        if tools.approval.is_none() && tools.policy.iter().any(asks) {
+            problems.add(
+                "spec.policy",
+                reason::INVALID_SPEC,
+                "a rule asks for approval, and nothing says how a person is asked",
+            );
+        }
         problems.finish()?;
         Ok(Self {
             tools: compiled,
             max_rounds: tools.max_rounds as usize,
             policy: policy.unwrap_or_default(),
+            approval: tools.approval.clone(),
         })
     }
 

@@ -1,8 +1,8 @@
 //! The rules of an agent about calls: asked before each one, about what would be sent.
 //!
-//! `Deny` goes before `Allow`. A rule that cannot be evaluated denies. A tool that an `Allow` rule is about is
-//! denied whatever no such rule allows; without rules a call is allowed. The order of the rules means nothing:
-//! of several that deny, the first by name is told.
+//! `Deny` goes before `RequireApproval`, and that before `Allow`. A rule that cannot be evaluated denies. A tool that an
+//! `Allow` rule is about is denied whatever no rule allows or lets a person decide; without rules a call is allowed. The
+//! order of the rules means nothing: of several that deny, or that ask, the first by name is told.
 
 use crate::config::{self, Action};
 use crate::expr::{Expression, Names, Shape, Variables, Wanted};
@@ -33,6 +33,12 @@ struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Allowed,
+    /// A person decides.
+    Asks {
+        rule: String,
+        /// For that person.
+        message: String,
+    },
     Denied {
         /// Absent where no rule allows it.
         rule: Option<String>,
@@ -109,7 +115,8 @@ impl Policy {
         variables: &dyn Variables,
         input: impl Fn() -> Value,
     ) -> Verdict {
-        let (mut asks, mut allowed) = (false, false);
+        let (mut judges, mut allowed) = (false, false);
+        let mut asks: Option<&Rule> = None;
         for rule in self.rules.iter().filter(|rule| rule.is_about(tool)) {
             let holds = rule
                 .when
@@ -125,17 +132,26 @@ impl Policy {
                 (Action::Deny, Ok(true)) => {
                     return Verdict::Denied {
                         rule: Some(rule.name.clone()),
-                        message: rule.told(&input()),
+                        message: rule.told(&input(), "denied by the rule"),
                     };
                 }
-                (Action::Deny, Ok(false)) => {}
+                (Action::RequireApproval, Ok(true)) => {
+                    asks.get_or_insert(rule);
+                }
+                (Action::Deny | Action::RequireApproval, Ok(false)) => {}
                 (Action::Allow, Ok(holds)) => {
-                    asks = true;
+                    judges = true;
                     allowed |= holds;
                 }
             }
         }
-        if asks && !allowed {
+        if let Some(rule) = asks {
+            return Verdict::Asks {
+                rule: rule.name.clone(),
+                message: rule.told(&input(), "asked for by the rule"),
+            };
+        }
+        if judges && !allowed {
             return Verdict::Denied {
                 rule: None,
                 message: format!("no rule allows this call of '{tool}'"),
@@ -151,10 +167,10 @@ impl Rule {
     }
 
     /// A message that cannot be rendered gives way to the rule's name.
-    fn told(&self, input: &Value) -> String {
+    fn told(&self, input: &Value, otherwise: &str) -> String {
         let message = self.message.as_ref();
         message
             .and_then(|message| message.render(input).ok())
-            .unwrap_or_else(|| format!("denied by the rule '{}'", self.name))
+            .unwrap_or_else(|| format!("{otherwise} '{}'", self.name))
     }
 }

@@ -1,5 +1,6 @@
 //! A call on its way: read, completed, checked, judged; then made by whoever drives the engine, or over.
 
+use super::park::{Asking, Settled};
 use super::policy::Verdict;
 use super::result::{called, refused, unknown};
 use super::{ARGUMENT, Agent, CALLS_MAX, Does, Emit, KEY, Offer, Tool};
@@ -26,6 +27,8 @@ pub enum Prepared {
     Send(Invocation),
     /// To be looked up, see [`Agent::look_up`].
     Look(Look),
+    /// A person is to be asked first, see [`Agent::park`].
+    Ask(Asking),
 }
 
 /// A call of a server's tool, as it is sent.
@@ -39,6 +42,7 @@ pub struct Invocation {
     pub key: String,
     pub repeat: Repeat,
     call: ToolCall,
+    approved_by: Option<String>,
 }
 
 /// A lookup that a model asked for.
@@ -47,6 +51,7 @@ pub struct Look {
     key: String,
     arguments: Value,
     call: ToolCall,
+    approved_by: Option<String>,
 }
 
 impl Invocation {
@@ -57,34 +62,27 @@ impl Invocation {
         } else {
             CallOutcome::Done
         };
-        let arguments = Value::Object(self.arguments);
-        called(&self.call, arguments, outcome, result, milliseconds)
+        self.over(outcome, result, milliseconds)
     }
 
     /// It certainly was not made.
     pub fn not_made(self, why: &str, milliseconds: u64) -> Called {
         let result = Value::String(format!("The call was not made: {why}."));
-        let arguments = Value::Object(self.arguments);
-        called(
-            &self.call,
-            arguments,
-            CallOutcome::Failed,
-            result,
-            milliseconds,
-        )
+        self.over(CallOutcome::Failed, result, milliseconds)
     }
 
     /// It may have been made.
     pub fn unknown(self, why: &str, milliseconds: u64) -> Called {
         let result = Value::String(unknown(self.repeat, why));
+        self.over(CallOutcome::Unknown, result, milliseconds)
+    }
+
+    fn over(self, outcome: CallOutcome, result: Value, milliseconds: u64) -> Called {
         let arguments = Value::Object(self.arguments);
-        called(
-            &self.call,
-            arguments,
-            CallOutcome::Unknown,
-            result,
-            milliseconds,
-        )
+        Called {
+            approved_by: self.approved_by,
+            ..called(&self.call, arguments, outcome, result, milliseconds)
+        }
     }
 }
 
@@ -95,28 +93,33 @@ impl Agent {
         tools.is_some_and(|tools| !tools.policy_reads().is_empty())
     }
 
-    /// What is to be done about the call of this place in the run's last reply. `before`: those of the reply before it.
+    /// What is to be done about the call of this place in the run's last reply. `before`: those of the reply before it;
+    /// `settled`: what a person said of this one.
+    #[allow(clippy::too_many_arguments, reason = "all that a call depends on")]
     pub fn prepare(
         &self,
         trigger: &Trigger,
         ready: &Ready,
         offer: &Offer,
         before: &[Called],
+        settled: Option<&Settled>,
         now: Option<&Now>,
         call: &ToolCall,
     ) -> Prepared {
-        match self.prepared(trigger, ready, offer, before, now, call) {
+        match self.prepared(trigger, ready, offer, before, settled, now, call) {
             Ok(prepared) => prepared,
             Err(over) => Prepared::Over(*over),
         }
     }
 
+    #[allow(clippy::too_many_arguments, reason = "all that a call depends on")]
     fn prepared(
         &self,
         trigger: &Trigger,
         ready: &Ready,
         offer: &Offer,
         before: &[Called],
+        settled: Option<&Settled>,
         now: Option<&Now>,
         call: &ToolCall,
     ) -> Result<Prepared, Box<Called>> {
@@ -162,12 +165,31 @@ impl Agent {
             input.extend(more.map(|(name, value)| (name.to_owned(), value.clone())));
             Value::Object(input)
         };
-        if let Verdict::Denied { rule, message } = tools.policy.verdict(&call.tool, &scope, input) {
-            return Err(Box::new(Called {
+        let verdict = tools.policy.verdict(&call.tool, &scope, input);
+        let denied = |rule: Option<String>, message: String| {
+            Box::new(Called {
                 rule,
-                ..refused(call, sent, CallOutcome::Denied, message)
-            }));
-        }
+                ..refused(call, sent.clone(), CallOutcome::Denied, message)
+            })
+        };
+        let approved_by = match (verdict, settled) {
+            // A rule decides about the moment of the call, whoever approved it before.
+            (Verdict::Denied { rule, message }, _) => return Err(denied(rule, message)),
+            (_, Some(settled)) => {
+                let by = settled.approves(&call.tool, &sent);
+                Some(by.map_err(|why| denied(Some(settled.rule.clone()), why))?)
+            }
+            (Verdict::Asks { rule, message }, None) => {
+                return Ok(Prepared::Ask(Asking {
+                    rule,
+                    message,
+                    tool: call.tool.clone(),
+                    arguments: sent,
+                    approval: ready.call_key(trigger, place),
+                }));
+            }
+            (Verdict::Allowed, None) => None,
+        };
         Ok(match &tool.does {
             Does::Server {
                 server,
@@ -177,19 +199,23 @@ impl Agent {
                 server: server.clone(),
                 tool: tool.clone(),
                 arguments,
-                key: format!("{}-{}-{}", trigger.run, ready.said.len(), place + 1),
+                key: ready.call_key(trigger, place),
                 repeat: *repeat,
                 call: call.clone(),
+                approved_by,
             }),
             Does::Emit(emit) => Prepared::Over(match emit.key(trigger, &ready.input, &asked) {
                 // It goes with the run's outputs, which it cannot be told of before.
-                Ok(_) => called(
-                    call,
-                    sent,
-                    CallOutcome::Done,
-                    Value::String("Accepted; it is written when this run is done.".to_owned()),
-                    0,
-                ),
+                Ok(_) => Called {
+                    approved_by,
+                    ..called(
+                        call,
+                        sent,
+                        CallOutcome::Done,
+                        Value::String("Accepted; it is written when this run is done.".to_owned()),
+                        0,
+                    )
+                },
                 Err(fault) => refused(call, sent, CallOutcome::Failed, fault.message),
             }),
             Does::View(_) => Prepared::Look(Look {
@@ -199,6 +225,7 @@ impl Agent {
                 },
                 arguments: sent,
                 call: call.clone(),
+                approved_by,
             }),
         })
     }
@@ -217,6 +244,7 @@ impl Agent {
             key,
             arguments,
             call,
+            approved_by,
         } = look;
         let tool = self.tools.as_ref().and_then(|tools| tools.get(&call.tool));
         let Some(Does::View(view)) = tool.map(|tool| &tool.does) else {
@@ -247,7 +275,10 @@ impl Agent {
                     }
                     result = Value::Object(told);
                 }
-                called(&call, arguments, CallOutcome::Done, result, milliseconds)
+                Called {
+                    approved_by,
+                    ..called(&call, arguments, CallOutcome::Done, result, milliseconds)
+                }
             }
             Err(fault) => refused(&call, arguments, CallOutcome::Failed, fault.message),
         }
@@ -339,6 +370,11 @@ impl Emit {
 }
 
 impl Ready {
+    /// The same whenever the call of this place in the last reply is made: `<run>-<step>-<place>`.
+    fn call_key(&self, trigger: &Trigger, place: usize) -> String {
+        format!("{}-{}-{}", trigger.run, self.heard(), place + 1)
+    }
+
     /// All calls of finished steps, oldest first.
     pub(in crate::agent) fn called(&self) -> impl Iterator<Item = &Called> {
         self.said.iter().flat_map(|did| did.results())

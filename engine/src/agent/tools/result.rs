@@ -32,6 +32,7 @@ pub(super) fn called(
         outcome,
         result: bounded(result),
         rule: None,
+        approved_by: None,
         milliseconds,
     }
 }

@@ -6,6 +6,7 @@
 use super::Setup;
 use crate::log::Waker;
 use headwater_engine::agent::{Completion, Trigger};
+use headwater_engine::audit::Outcome;
 use headwater_engine::journal::{Change, Store};
 use std::sync::mpsc::Sender;
 use tokio::sync::oneshot;
@@ -56,7 +57,7 @@ impl Interim {
     }
 }
 
-/// Adds to what ends a run the end of what the journal has of it, and of some that is over.
+/// Adds to what ends a run, or lets it wait, the end of what the journal has of it, and of some that is over.
 pub(super) fn end(
     setup: &Setup,
     journal: &Store,
@@ -65,7 +66,19 @@ pub(super) fn end(
     completion: &mut Completion,
 ) {
     let topic = &setup.config.topics.journal;
-    let ending = journal.ending(&trigger.run).into_iter();
+    let outcome = completion.summary.outcome;
+    let ending = if outcome == Outcome::Waiting {
+        journal.waits(&trigger.run).into_iter().collect()
+    } else {
+        journal.ending(&trigger.run)
+    };
+    // A run that waited was taken for done by then.
+    let undone = trigger.once.as_ref().filter(|once| {
+        let done = journal.once(trigger.key.as_ref(), once);
+        outcome == Outcome::Failed && done.is_some_and(|done| done.run == trigger.run)
+    });
+    let undone = undone.map(|once| Change::once_gone(trigger.key.as_ref(), once));
+    let ending = ending.into_iter().chain(undone);
     // Somebody has to, and it is little each time.
     let over = setup.agent.over(trigger, journal, OVER);
     for change in ending.chain(over) {

@@ -4,6 +4,7 @@
 //! triggers and the transactions ([`driver`]). Runs are tasks ([`run`]). What a run is, from context to
 //! output, is the engine's.
 
+mod approvals;
 mod batch;
 mod driver;
 mod intake;
@@ -20,6 +21,7 @@ use super::{Context, Error, Parts};
 use crate::backoff::Random;
 use crate::model::{self, Model};
 use crate::tools::Tools;
+use approvals::Approvals;
 use driver::Driver;
 use headwater_engine::agent::Agent;
 use headwater_engine::config;
@@ -36,6 +38,8 @@ struct Setup {
     agent: Arc<Agent>,
     model: Option<Arc<dyn Model>>,
     tools: Option<Arc<Tools>>,
+    /// Absent where no rule asks a person.
+    approvals: Option<Approvals>,
     /// Absent where rules of the configuration answer, which are never away.
     provider: Option<Provider>,
     held: Arc<Held>,
@@ -56,6 +60,7 @@ impl Setup {
         [&topics.runs, &topics.dead, &topics.journal]
             .into_iter()
             .chain(&topics.conversation)
+            .chain(&topics.approvals)
             .cloned()
             .chain(written)
             .collect()
@@ -95,6 +100,11 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
         agent,
         model,
         tools,
+        approvals: config
+            .topics
+            .approvals
+            .as_ref()
+            .map(|_| Approvals::default()),
         provider: is_remote(config).then(|| Provider::new(outage::BACKOFF, Random::unseeded())),
         held: Arc::clone(&held),
         freshness_wait: Duration::from_millis(config.freshness_wait_ms),
@@ -103,6 +113,16 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
     let folding = Arc::clone(context);
     let reading = held.reading();
     let mut parts = intake::parts(context, &setup)?;
+    if let Some(topic) = config.topics.approvals.clone() {
+        let setup = Arc::clone(&setup);
+        parts.push((
+            "approvals",
+            Box::new(move |life| match &setup.approvals {
+                Some(approvals) => approvals::follow(&setup, &life, &topic, approvals),
+                None => Ok(()),
+            }),
+        ));
+    }
     let own: Parts = vec![
         (
             "views",

@@ -16,15 +16,16 @@ use crate::stage::ends::{Answer, Ends, Service};
 use crate::stage::held::Found;
 use crate::stage::life::Life;
 use headwater_engine::agent::{
-    Assembly, Completion, Context, Freshness, Heard, Next, Now, Offer, Prepared, Ready, Trigger,
-    ViewFreshness,
+    Asking, Assembly, Completion, Context, Freshness, Heard, Next, Now, Offer, Prepared, Ready,
+    Round, Trigger, ViewFreshness,
 };
+use headwater_engine::approval::Answered;
 use headwater_engine::audit::{Behind, Covered};
 use headwater_engine::config::OnFailure;
 use headwater_engine::conversation::Past;
 use headwater_engine::fault::{Fault, Reason};
 use headwater_engine::journal::Step;
-use headwater_engine::model::{Called, Reply, Request, ToolCall};
+use headwater_engine::model::{Called, Reply, Request};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,11 +58,19 @@ pub(super) struct Run {
     pub(super) interim: Interim,
     /// It may have ended a process.
     pub(super) suspect: Option<Suspect>,
+    /// It waited for a person: its trigger is finished.
+    pub(super) waited: Option<Waited>,
+}
+
+/// What a run that waited goes on with.
+pub(super) struct Waited {
+    /// Absent where the journal has it.
+    pub(super) answer: Option<Answered>,
 }
 
 /// How a run ended.
 pub(super) enum Ended {
-    /// To be committed: done, skipped, or failed for good.
+    /// To be committed: done, skipped, failed for good, or to wait for a person.
     Complete(Box<Completion>),
     /// Failed for good, and the partition is to stand still.
     Stop(Fault),
@@ -115,6 +124,8 @@ struct Way<'a> {
     pass: Option<Pass<'a>>,
     /// For [`Pass::refused`].
     since: Option<u64>,
+    /// The calls that come next were certainly not made.
+    sure: bool,
 }
 
 /// What the context and the model did wrong, they may do right another time.
@@ -143,6 +154,9 @@ impl Run {
             tracing::info!(agent, run = %run, steps = self.steps.len(), "run goes on from its journal");
         }
         let mut way = Way::default();
+        if let Err(ended) = self.answered(&mut begun, &mut way).await {
+            return ended;
+        }
         loop {
             // Before anything is read: it may take its time.
             let offer = self.offer().await;
@@ -169,6 +183,31 @@ impl Run {
             )
             .await;
             attempt += 1;
+        }
+    }
+
+    /// Journals what the person said that the run waited for.
+    async fn answered(&self, begun: &mut Option<Ready>, way: &mut Way<'_>) -> Result<(), Ended> {
+        let (Some(waited), Some(ready)) = (&self.waited, begun) else {
+            return Ok(());
+        };
+        ready.goes_behind(&self.past);
+        let Some(answer) = waited.answer.clone() else {
+            return Ok(());
+        };
+        let agent = &self.setup.agent;
+        let change = agent.answered(&self.trigger, ready, answer, self.offset);
+        match self.interim.commit(change).await {
+            Ok(()) => {
+                way.sure = true;
+                Ok(())
+            }
+            // After a crash its call would be made again, as if it had never been made.
+            Err(reason) => {
+                let message = format!("the answer of a person cannot be journaled: {reason}");
+                let fault = Fault::new(Reason::TooLarge, message);
+                Err(self.give_up(&Failure::last(fault, ready), 1))
+            }
         }
     }
 
@@ -260,7 +299,7 @@ impl Run {
     ) -> Result<Completion, Failure> {
         let agent = &self.setup.agent;
         // Calls that were asked for before may have been made.
-        let mut unsure = true;
+        let mut unsure = !std::mem::take(&mut way.sure);
         let reply = loop {
             let next = agent.next(&self.trigger, &ready, offer);
             let next = next.map_err(|fault| Failure::last(fault, &ready))?;
@@ -275,9 +314,12 @@ impl Run {
                         Err(fault) => return Err(Failure::last(fault, &ready)),
                     }
                 }
-                Next::Call(calls) => {
-                    let called = self.call(&ready, offer, &calls, unsure, deadline).await;
-                    agent.results(&self.trigger, &mut ready, called, self.offset)
+                Next::Call(round) => {
+                    let (made, asking) = self.call(&ready, offer, round, unsure, deadline).await;
+                    if let Some(asking) = asking {
+                        return self.park(ready, asking, made);
+                    }
+                    agent.results(&self.trigger, &mut ready, made, self.offset)
                 }
             };
             let waiting = Instant::now();
@@ -307,23 +349,54 @@ impl Run {
             .map_err(|fault| Failure::new(fault, Some(ready.into())))
     }
 
-    /// Makes calls one after the other: each is judged by what came of those before it.
+    /// Lets the run wait for a person.
+    fn park(
+        &self,
+        mut ready: Ready,
+        asking: Asking,
+        made: Vec<Called>,
+    ) -> Result<Completion, Failure> {
+        let setup = &self.setup;
+        let now_ms = setup.context.services.clock.now_ms();
+        let (trigger, offset) = (&self.trigger, self.offset);
+        setup
+            .agent
+            .park(trigger, &mut ready, asking, made, offset, now_ms)
+            .map_err(|fault| Failure::last(fault, &ready))
+    }
+
+    /// Makes calls one after the other: each is judged by what came of those before it. Gives what came of them, up to
+    /// one that a person is to be asked about.
     async fn call(
         &self,
         ready: &Ready,
         offer: &Offer,
-        calls: &[ToolCall],
+        round: Round,
         unsure: bool,
         deadline: Instant,
-    ) -> Vec<Called> {
+    ) -> (Vec<Called>, Option<Asking>) {
         let setup = &self.setup;
         let agent = &setup.agent;
-        let mut made: Vec<Called> = Vec::with_capacity(calls.len());
-        for call in calls {
+        let Round {
+            calls,
+            mut made,
+            mut settled,
+        } = round;
+        for call in &calls[made.len().min(calls.len())..] {
             let now = self.look_for_policy(ready, deadline).await;
-            let prepared = agent.prepare(&self.trigger, ready, offer, &made, now.as_ref(), call);
+            let settled = settled.take();
+            let prepared = agent.prepare(
+                &self.trigger,
+                ready,
+                offer,
+                &made,
+                settled.as_ref(),
+                now.as_ref(),
+                call,
+            );
             let called = match (prepared, &setup.tools) {
                 (Prepared::Over(called), _) => called,
+                (Prepared::Ask(asking), _) => return (made, Some(asking)),
                 (Prepared::Send(invocation), Some(tools)) => {
                     tools.call(invocation, unsure, deadline).await
                 }
@@ -346,7 +419,7 @@ impl Run {
             );
             made.push(called);
         }
-        made
+        (made, None)
     }
 
     /// What the rules see as `now`; where it cannot be read, those that name it deny.
@@ -509,7 +582,8 @@ impl Run {
 
     fn give_up(&self, failure: &Failure, attempts: u32) -> Ended {
         let delivery = &self.setup.config.delivery;
-        if delivery.on_failure == OnFailure::Stop {
+        // Of a run that waited, the trigger is finished: there is nothing that could stand still.
+        if delivery.on_failure == OnFailure::Stop && self.waited.is_none() {
             return Ended::Stop(failure.fault.clone());
         }
         let finished_at = self.setup.context.services.clock.now_ms();

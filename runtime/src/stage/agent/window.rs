@@ -43,6 +43,11 @@ enum State<W, F> {
     Halted,
 }
 
+/// Runs whose trigger was finished long ago stand before all offsets of a log, and hold none of them back.
+fn has_offset(offset: i64) -> bool {
+    offset >= 0
+}
+
 /// Finished runs, on their way into a transaction.
 #[derive(Debug, PartialEq)]
 pub(super) struct Part<F> {
@@ -223,7 +228,7 @@ impl<W, F> Window<W, F> {
                     }
                 }
                 _ => {
-                    behind = true;
+                    behind |= has_offset(*offset);
                     continue;
                 }
             }
@@ -286,6 +291,7 @@ impl<W, F> Window<W, F> {
             .iter()
             .filter(|(_, entry)| !matches!(entry.state, State::Committing))
             .map(|(offset, _)| *offset)
+            .filter(|offset| has_offset(*offset))
     }
 
     fn reached(&self) -> i64 {

@@ -21,6 +21,7 @@ use crate::backoff::Random;
 use crate::log::{self, GroupReader, Scope};
 use crate::metrics;
 use content::{Batch, Owner, Room, Steps};
+use headwater_engine::audit;
 use headwater_engine::fault::{Fault, Reason, leave_out_value};
 use headwater_engine::record::TopicPartition;
 use place::to_be_placed;
@@ -52,7 +53,8 @@ impl Batches {
         let services = &setup.context.services;
         let topics = &setup.config.topics;
         let own = [&topics.journal, &topics.runs, &topics.dead];
-        let own = own.into_iter().chain(&topics.conversation).cloned();
+        let own = own.into_iter().chain(&topics.conversation);
+        let own = own.chain(&topics.approvals).cloned();
         let written = setup.config.written().map(str::to_owned);
         let scope = Scope {
             reads: topic.to_owned(),
@@ -299,7 +301,14 @@ impl Batches {
                 {
                     store.apply(turn);
                 }
-                self.tell(&finished);
+                let summary = &finished.completion.summary;
+                active.resumed.remove(&summary.run);
+                if summary.outcome == audit::Outcome::Waiting {
+                    active.look = true;
+                    self.tell_waiting(&active.journal, &summary.run);
+                } else {
+                    self.tell(&finished);
+                }
             }
         }
         Ok(true)

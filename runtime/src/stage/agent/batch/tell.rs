@@ -6,6 +6,7 @@ use crate::metrics;
 use crate::observe::Happening;
 use headwater_engine::audit;
 use headwater_engine::config::OnFailure;
+use headwater_engine::journal::Store;
 use std::sync::Arc;
 
 impl Batches {
@@ -47,6 +48,27 @@ impl Batches {
             agent: agent.clone(),
             record: Arc::clone(record),
             milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        });
+    }
+
+    /// A run that is not over.
+    pub(super) fn tell_waiting(&self, journal: &Store, run: &str) {
+        let Some(parked) = journal.parked(run) else {
+            return;
+        };
+        let (agent, asked) = (&self.setup.config.name, &parked.asked);
+        tracing::info!(
+            agent,
+            run,
+            approval = asked.approval,
+            tool = asked.tool,
+            rule = asked.rule,
+            "run waits for a person"
+        );
+        let observer = &self.setup.context.services.observer;
+        observer.tell(|| Happening::RunWaits {
+            agent: agent.clone(),
+            asked: asked.clone(),
         });
     }
 

@@ -50,6 +50,7 @@ pub(super) fn wait(
         due,
         begun,
         unsure: active.unsure > 0,
+        resumed: None,
     };
     active.unsure = active.unsure.saturating_sub(1);
     active.window.wait(offset, key, taken);

@@ -14,7 +14,7 @@ use crate::stage::Error;
 use crate::stage::first::ASK_AGAIN;
 use crate::stage::reading::persist;
 use headwater_engine::record::TopicPartition;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -158,6 +158,10 @@ impl Driver {
                 unsure: if owned.progress.clean { 0 } else { UNSURE },
                 tasks: BTreeMap::new(),
                 paused: false,
+                resumed: HashSet::new(),
+                places: 0,
+                look: true,
+                unclean: !owned.progress.clean,
             }));
         }
         Ok(())

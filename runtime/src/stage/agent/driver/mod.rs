@@ -8,6 +8,7 @@
 
 mod admit;
 mod arrival;
+mod detached;
 mod leave;
 mod runs;
 
@@ -29,6 +30,7 @@ use crate::backoff::Random;
 use crate::log::{GroupEvent, GroupOptions, GroupReader, Waker};
 use crate::metrics;
 use headwater_engine::agent::Trigger;
+use headwater_engine::approval::Answered;
 use headwater_engine::config::InvalidRecords;
 use headwater_engine::conversation::Store;
 use headwater_engine::fault::{Fault, Reason};
@@ -36,7 +38,7 @@ use headwater_engine::journal;
 use headwater_engine::key::partition_of;
 use headwater_engine::names::{self, Owner};
 use headwater_engine::record::{Record, TopicPartition};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -118,6 +120,14 @@ pub(super) struct Active {
     unsure: usize,
     tasks: BTreeMap<i64, (AbortHandle, Taken)>,
     paused: bool,
+    /// Runs that waited for a person and are in the window again.
+    pub(super) resumed: HashSet<String>,
+    /// How many there were.
+    places: i64,
+    /// Some that waits may go on, or be waited for.
+    pub(super) look: bool,
+    /// The former owner ended with runs under way.
+    unclean: bool,
 }
 
 #[derive(Clone)]
@@ -130,6 +140,17 @@ pub(super) struct Taken {
     pub(super) begun: bool,
     /// It may have been under way when the former owner of its partition ended.
     unsure: bool,
+    /// It waited for a person.
+    resumed: Option<Resumed>,
+}
+
+/// What a run that waited goes on with.
+#[derive(Clone)]
+pub(super) struct Resumed {
+    /// Of its trigger.
+    offset: i64,
+    /// Absent where the journal has it already.
+    answer: Option<Answered>,
 }
 
 impl Active {
@@ -201,6 +222,9 @@ impl Driver {
         });
         life.woken_by(Arc::clone(&waker));
         setup.held.when_ready(Arc::clone(&waker));
+        if let Some(approvals) = &setup.approvals {
+            approvals.when_changed(Arc::clone(&waker));
+        }
         let mut driver = Self {
             setup,
             life,
@@ -313,6 +337,9 @@ impl Driver {
     }
 
     fn wait(&self) -> Duration {
+        if !self.draining && self.active().any(|(_, active)| active.look) {
+            return Duration::ZERO;
+        }
         let now = Instant::now();
         // A pod that ends has no time to sleep over its deadline.
         let most = if self.draining { DRAINING } else { IDLE };
@@ -354,6 +381,8 @@ impl Driver {
             setup.agent.trigger(record)
         };
         let trigger = trigger.and_then(|trigger| match trigger {
+            // It waits for a person already.
+            Some(trigger) if active.journal.parked(&trigger.run).is_some() => Ok(None),
             Some(trigger) if setup.agent.has_input() => Ok(Some(trigger)),
             Some(trigger) => in_order(record, trigger, count).map(Some),
             None => Ok(None),

@@ -3,7 +3,7 @@
 use super::super::Setup;
 use super::super::batch::{Finished, Pending};
 use super::super::interim::{self, Interim};
-use super::super::run::{Ended, Run};
+use super::super::run::{Ended, Run, Waited};
 use super::super::suspect::Suspect;
 use super::admit::Startable;
 use super::{Driver, Returned, State};
@@ -115,6 +115,7 @@ impl Driver {
         if self.draining {
             return ended;
         }
+        self.take_up();
         let running: usize = self
             .active()
             .map(|(_, active)| active.window.running())
@@ -175,7 +176,10 @@ impl Driver {
             asks: self.ends.clone(),
             random: Arc::clone(&self.random),
             life: Arc::clone(&self.life),
-            offset,
+            offset: taken.resumed.as_ref().map_or(offset, |own| own.offset),
+            waited: taken.resumed.as_ref().map(|own| Waited {
+                answer: own.answer.clone(),
+            }),
             suspect: (taken.unsure || begun > 0).then(|| Suspect {
                 begun,
                 alone: Arc::clone(&self.alone),

@@ -78,6 +78,29 @@ fn a_slow_run_holds_back_none_but_its_key() {
 }
 
 #[test]
+fn a_run_without_an_offset_holds_back_its_key_and_no_offset() {
+    let mut window = window(&["a", "b", "a"]);
+    window.wait(i64::MIN + 1, key("a"), ());
+    assert_eq!(start(&mut window, 100), [i64::MIN + 1, 1]);
+    window.finish(1, 1);
+    assert_eq!(commit(&mut window), Some((vec![1], 0, vec![1..2])));
+    // It goes on in the middle of everything, and what comes behind it is its key's.
+    assert_eq!(start(&mut window, 100), [0_i64; 0]);
+    window.finish(i64::MIN + 1, -1);
+    assert_eq!(commit(&mut window), Some((vec![-1], 0, vec![1..2])));
+    assert_eq!(start(&mut window, 100), [0]);
+    window.wait(i64::MIN + 2, None, ());
+    window.finish(0, 0);
+    assert_eq!(commit(&mut window), Some((vec![0], 2, vec![])));
+    assert!(!window.has_moved());
+    assert_eq!(start(&mut window, 100), [i64::MIN + 2, 2]);
+    window.finish(2, 2);
+    // It is not finished, and the offset is at the end.
+    assert_eq!(commit(&mut window), Some((vec![2], 3, vec![])));
+    assert_eq!(window.unfinished(), 1);
+}
+
+#[test]
 fn what_finds_no_room_goes_next() {
     let mut window = window(&["a", "b", "c"]);
     start(&mut window, 3);
