@@ -20,6 +20,7 @@ mod desk;
 mod fleet;
 #[path = "../naive/mod.rs"]
 mod naive;
+mod people;
 #[path = "../rounds/mod.rs"]
 mod rounds;
 mod server;
@@ -28,6 +29,7 @@ use desk::check::Check;
 use desk::model::Ledger;
 use fleet::{Fleet, Kind};
 use naive::Raw;
+use people::People;
 use rounds::Rounds;
 use rounds::draw::{self, Draw};
 use rounds::load::{Load, Sent};
@@ -55,6 +57,8 @@ fn after_each_fault_every_question_was_answered_once() {
 struct Run {
     // Before the fleet, whose broker it writes to.
     load: Load,
+    /// Answer what they are asked until the end.
+    _people: People,
     fleet: Fleet,
     ledger: Ledger,
     check: Check,
@@ -81,6 +85,7 @@ impl Run {
                 let (source, key, value) = desk::event(draw, place.number, place.acknowledged);
                 Sent { source, key, value }
             }),
+            _people: People::start(&bootstrap, &namespace),
             ledger,
             records: 0,
             times: rounds::Times::new(),
@@ -168,7 +173,7 @@ impl Rounds for Run {
         let (calls, again) = self.ledger.counts();
         let (used, twice) = self.ledger.used_counts();
         println!(
-            "{} records, {calls} calls of the model, {again} of them again; runs by their end: {:?}; {} needed more than one attempt, {} a repair, {} were named as stale, {} prompts were rendered again; {} runs called tools, {used} times in all, {twice} of them under a key for the second time or more, {} do not know what came of it; {} replicas ended by themselves",
+            "{} records, {calls} calls of the model, {again} of them again; runs by their end: {:?}; {} needed more than one attempt, {} a repair, {} were named as stale, {} prompts were rendered again; {} runs called tools, {used} times in all, {twice} of them under a key for the second time or more, {} do not know what came of it; people approved {} calls, denied {}, and said nothing in time to {}; {} replicas ended by themselves",
             self.records,
             self.check.counts(),
             self.check.repeated,
@@ -177,6 +182,9 @@ impl Rounds for Run {
             self.check.replayed,
             self.check.called,
             self.check.unknown,
+            self.check.approved,
+            self.check.denied,
+            self.check.expired,
             self.fleet.ended_by_themselves()
         );
     }

@@ -5,6 +5,7 @@
 //! gives the same prompt again, byte for byte; and no step of a run is asked for again once it was journaled.
 
 use super::agent::{AgentCheck, Ended, Headers, Trigger, Written};
+use super::approvals::{Questions, Settled};
 use super::context::Context;
 use super::memory::{Memory, Turn};
 use super::model::{BOOK, Ledger, MARK, Used};
@@ -31,6 +32,7 @@ pub struct Check {
     journal: HashSet<String>,
     memory: Memory,
     context: Context,
+    questions: Questions,
     /// Runs whose slots were named as stale.
     pub stale: u64,
     /// Prompts that were rendered again.
@@ -42,6 +44,10 @@ pub struct Check {
     /// Runs that called tools, and those of them that do not know what came of one.
     pub called: u64,
     pub unknown: u64,
+    /// Calls that people approved, denied, or said nothing to.
+    pub approved: u64,
+    pub denied: u64,
+    pub expired: u64,
 }
 
 impl Check {
@@ -58,12 +64,16 @@ impl Check {
             journal: HashSet::new(),
             memory: Memory::default(),
             context: Context::default(),
+            questions: Questions::default(),
             stale: 0,
             replayed: 0,
             repeated: 0,
             repaired: 0,
             called: 0,
             unknown: 0,
+            approved: 0,
+            denied: 0,
+            expired: 0,
         }
     }
 
@@ -76,6 +86,11 @@ impl Check {
         let archived = ["agent.archive.runs", "agent.archive.dead", "archive"].map(&mut *read);
         let called = ["agent.caller.runs", "agent.caller.dead", "called"].map(&mut *read);
         let runs = read("agent.helper.runs");
+        for raw in read(super::APPROVALS) {
+            self.questions.record(&raw).map_err(|wrong| {
+                format!("approvals at {}-{}: {wrong}", raw.partition, raw.offset)
+            })?;
+        }
         let turns = read("agent.helper.conversation");
         let steps = read("agent.helper.journal");
         let letters = read("agent.helper.dead");
@@ -207,8 +222,8 @@ impl Check {
         }
         let answer = record["model"]["answer"].as_str().ok_or("no answer")?;
         let number = self.told(run, &event["kind"], answer, record)?;
-        if event["kind"] == "book" {
-            self.used(run, event, record)?;
+        if event["kind"] == "book" || event["kind"] == "dear" {
+            self.used(run, trigger, record)?;
         }
         let mut outputs = vec![written(
             "answers",
@@ -285,7 +300,7 @@ impl Check {
         let (step, count) = match kind.as_str() {
             Some("unfit") => (2, 2),
             // Results are a step too.
-            Some("book") => (3, 2),
+            Some("book" | "dear") => (3, 2),
             _ => (1, 1),
         };
         same("step", &json!(call.key), &json!(format!("{run}-{step}")))?;
@@ -312,7 +327,8 @@ impl Check {
     }
 
     /// What is told of calls is what the tools were asked: one at most where it must not be twice.
-    fn used(&mut self, run: &str, event: &Value, record: &Value) -> Result<(), String> {
+    fn used(&mut self, run: &str, trigger: &Trigger, record: &Value) -> Result<(), String> {
+        let event = &trigger.event;
         let calls = record["calls"].as_array().ok_or("no calls")?;
         let mut is_unknown = false;
         for (place, name) in (1..).zip([BOOK, MARK]) {
@@ -329,6 +345,41 @@ impl Check {
             }
             if name == BOOK && used.len() > 1 {
                 return Err(format!("it was booked more than once: {used:?}"));
+            }
+            if name == BOOK && event["kind"] == "dear" {
+                let id = format!("{run}-1-{place}");
+                let settled = self
+                    .questions
+                    .settled(&id, trigger.partition, run, &arguments)?;
+                let by = match settled {
+                    Settled::Approved { by } => {
+                        self.approved += 1;
+                        json!(by)
+                    }
+                    Settled::Denied | Settled::Expired => {
+                        same("outcome", &call["outcome"], &json!("Denied"))?;
+                        if !used.is_empty() {
+                            return Err(format!("it was booked against the answer: {used:?}"));
+                        }
+                        let is_late = settled == Settled::Expired;
+                        self.expired += u64::from(is_late);
+                        self.denied += u64::from(!is_late);
+                        let told = call["result"].as_str().unwrap_or_default();
+                        let said = if is_late {
+                            "in time"
+                        } else {
+                            "person-0 denied"
+                        };
+                        if !told.contains(said) {
+                            return Err(format!("it was told '{told}', and not '{said}'"));
+                        }
+                        continue;
+                    }
+                };
+                // Nobody knows of a call that was left open, and so not who approved it either.
+                if call["outcome"] == "Done" {
+                    same("who approved", &call["approvedBy"], &by)?;
+                }
             }
             match call["outcome"].as_str() {
                 Some("Done") => {

@@ -3,6 +3,7 @@
 //!
 //! `questions` trigger the agent `helper`, which reads the views `facts` (folded from the source) and `notes` (through an input log of
 //! its own), remembers its customers, asks a model for JSON, which it may have to ask twice, calls tools where the model wants it, and
+//! which people have to approve where it is dear,
 //! writes `answers`, `offers` (one record an item) and, of runs that failed, `alarms`. `answers` trigger the agent `archive`, which has no model. `calls` trigger the agent
 //! `caller` through an input log of its own, once for each row of the view `rows` that a call names; it writes `called`.
 
@@ -18,6 +19,7 @@
 )]
 
 pub mod agent;
+pub mod approvals;
 pub mod check;
 pub mod context;
 pub mod memory;
@@ -53,6 +55,10 @@ pub const GROUPS: [(&str, &str); 4] = [
     ("agent.caller.intake", "calls"),
     ("agent.caller.runs", "agent.caller.in"),
 ];
+/// Where people are asked, with the namespace left out.
+pub const APPROVALS: &str = "agent.helper.approvals";
+/// How long they have.
+const APPROVAL_MS: u64 = 8_000;
 /// Rows that calls may name; they are the first records, and stay.
 pub const ROWS: u64 = 8;
 /// Far more often than any run's process is killed: no run is to be taken for what kills it.
@@ -111,6 +117,7 @@ pub fn topics(namespace: &str) -> Vec<(String, i32, bool)> {
         partitions("questions"),
         true,
     );
+    topic(APPROVALS.to_owned(), partitions("questions"), false);
     topics
 }
 
@@ -158,6 +165,9 @@ pub fn helper(namespace: &str, kafka: &Value, provider: &Value, tools: &Value) -
             "maxRounds": 2,
             "servers": {"desk": {"name": "desk", "provider": tools, "timeoutMs": 10_000}},
             "tools": [tool(model::BOOK, "Never"), tool(model::MARK, "Always")],
+            "policy": [{"name": "dear", "tools": [model::BOOK], "when": "event.kind == 'dear'",
+                "action": "RequireApproval", "message": "Book {{ event.n }}?"}],
+            "approval": {"timeoutMs": APPROVAL_MS, "requests": null},
         },
         "outputs": [
             output(namespace, "answers", "Done", Some("event.to"), "{'n': event.n, 'call': result.json.call}", None),
@@ -170,6 +180,7 @@ pub fn helper(namespace: &str, kafka: &Value, provider: &Value, tools: &Value) -
         "topics": {
             "conversation": topic("agent.helper.conversation"), "journal": topic("agent.helper.journal"),
             "runs": topic("agent.helper.runs"), "dead": topic("agent.helper.dead"),
+            "approvals": topic(APPROVALS),
         },
     });
     stage(namespace, kafka, &json!({"agent": agent}))
@@ -329,13 +340,16 @@ fn question(
         21..23 => "odd",
         23..27 => "slow",
         27..35 => "unfit",
-        35..45 => "book",
+        35..42 => "book",
+        42..45 => "dear",
         45..58 => "many",
         _ => "plain",
     };
     let offers = if kind == "many" { draw.below(4) } else { 0 };
     let offers: Vec<_> = (0..offers).map(|it| format!("{n}-{it}")).collect();
     let key = (!draw.percent(3)).then(|| customer.clone());
+    // Its run ends when people have answered, and others of its key in between: of no order.
+    let key = key.filter(|_| kind != "dear");
     let value = json!({
         "n": n, "kind": kind, "fact": format!("f-{}", draw.below(FACTS)), "customer": customer,
         "to": customer, "offers": offers, "seen": acknowledged,

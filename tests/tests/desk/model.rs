@@ -86,7 +86,7 @@ impl Process {
         let kind = part("kind=");
         let is_told = messages.iter().any(|it| it["role"] == "tool");
         let verdict = match kind {
-            "book" if !is_told => {
+            "book" | "dear" if !is_told => {
                 let n: u64 = part("n=").parse().unwrap();
                 let call = |place, tool| (format!("{number}-{place}"), tool, json!({"n": n}));
                 Verdict::Calls(vec![call(1, BOOK), call(2, MARK)])

@@ -164,10 +164,22 @@ pub fn create_topics(bootstrap: &str, topics: &[(String, i32, bool)]) {
         name: name.clone(),
         partitions: Some(*partitions),
         replication_factor: Some(1),
-        config: BTreeMap::from([(
-            "cleanup.policy".to_owned(),
-            if *compacted { "compact" } else { "delete" }.to_owned(),
-        )]),
+        config: BTreeMap::from([
+            (
+                "cleanup.policy".to_owned(),
+                if *compacted { "compact" } else { "delete" }.to_owned(),
+            ),
+            (
+                "message.timestamp.type".to_owned(),
+                // As the operator has it: what is in time is the log's to say.
+                if name.ends_with(".approvals") {
+                    "LogAppendTime"
+                } else {
+                    "CreateTime"
+                }
+                .to_owned(),
+            ),
+        ]),
     };
     let topics: Vec<NewTopic> = topics.iter().map(topic).collect();
     for created in admin(bootstrap).create(&topics).unwrap() {

@@ -33,6 +33,7 @@ async fn every_question_is_answered_once_whatever_goes_wrong() {
     let (mut ends, mut prompts, mut stale, mut repaired) = (BTreeMap::new(), 0, 0, 0);
     let (mut calls, mut again) = (0, 0);
     let (mut called, mut unknown) = (0, 0);
+    let mut settled = [0; 3];
     for outcome in &outcomes {
         for (agent, counts) in &outcome.counts {
             for (end, count) in counts {
@@ -46,15 +47,20 @@ async fn every_question_is_answered_once_whatever_goes_wrong() {
         again += outcome.calls.1;
         called += outcome.called.0;
         unknown += outcome.called.1;
+        for (sum, count) in settled.iter_mut().zip(outcome.settled) {
+            *sum += count;
+        }
     }
+    let [approved, denied, expired] = settled;
     println!(
-        "{} seeds in {:.1?}: {ends:?}; {calls} calls of the model, {again} of them again; {prompts} prompts rendered again, {stale} runs named as stale, {repaired} repaired; {called} called tools, {unknown} of them do not know what came of it",
+        "{} seeds in {:.1?}: {ends:?}; {calls} calls of the model, {again} of them again; {prompts} prompts rendered again, {stale} runs named as stale, {repaired} repaired; {called} called tools, {unknown} of them do not know what came of it; people approved {approved} calls, denied {denied}, and said nothing to {expired}",
         seeds.len(),
         begun.elapsed()
     );
     let fates: Vec<_> = outcomes.into_iter().map(|it| it.fates).collect();
     simulated::told(&fates);
     assert!(prompts > 0 && repaired > 0 && called > 0);
+    assert!(settled.iter().sum::<u64>() > 0);
     // Foreign transactions that stay open are named; all else is waited for.
     assert!(stale * 10 < prompts, "too many go on without their context");
 }

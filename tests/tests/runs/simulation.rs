@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 const NAMESPACE: &str = "desk";
 /// Records of the applications.
 const RECORDS: u64 = 400;
+/// How long people have to answer.
+const APPROVAL_MS: u64 = 600;
 /// Stage, and its replicas.
 const PLACES: [(&str, u32); 5] = [
     ("helper", 3),
@@ -46,6 +48,8 @@ pub struct Outcome {
     pub calls: (usize, usize),
     /// Runs that called tools, and those that do not know what came of it.
     pub called: (u64, u64),
+    /// Calls that people approved, denied, or said nothing to.
+    pub settled: [u64; 3],
     pub fates: Arc<Fates>,
 }
 
@@ -70,6 +74,7 @@ pub async fn check(seed: u64) -> Outcome {
         }
     }
     let (mut number, mut acknowledged) = (0, 0);
+    let mut people = BTreeMap::new();
     while number < RECORDS {
         let count = 1 + draw.below(12) as u64;
         let batch: Vec<_> = (number + 1..=number + count)
@@ -81,17 +86,25 @@ pub async fn check(seed: u64) -> Outcome {
         acknowledged = number;
         for _ in 0..below(6) {
             fleet.act(below).await;
+            answer(&memory, &mut people);
             tokio::time::sleep(Duration::from_micros(below(8_000) as u64)).await;
         }
     }
     fleet.calm().await;
     let mut check = Check::new(NAMESPACE, &config("helper"), ledger.clone());
     let mut next = BTreeMap::new();
-    settle("calm", &mut fleet, &memory, &mut check, &mut next, seed).await;
+    let answering = &mut || answer(&memory, &mut people);
+    settle(
+        "calm", &mut fleet, &memory, &mut check, &mut next, seed, answering,
+    )
+    .await;
     fleet.end().await;
     // Who ends in order writes nothing that should not be.
     simulated::markers_in_time(&memory).await;
-    settle("ended", &mut fleet, &memory, &mut check, &mut next, seed).await;
+    settle(
+        "ended", &mut fleet, &memory, &mut check, &mut next, seed, answering,
+    )
+    .await;
     Outcome {
         counts: check.counts(),
         replayed: check.replayed,
@@ -99,6 +112,7 @@ pub async fn check(seed: u64) -> Outcome {
         repaired: check.repaired,
         calls: ledger.counts(),
         called: (check.called, check.unknown),
+        settled: [check.approved, check.denied, check.expired],
         fates: Arc::clone(&fleet.fates),
     }
 }
@@ -111,6 +125,7 @@ async fn settle(
     check: &mut Check,
     next: &mut BTreeMap<(String, i32), i64>,
     seed: u64,
+    answer: &mut (dyn FnMut() + Send),
 ) {
     let begun = Instant::now();
     let nobody = fleet.handles().next().is_none();
@@ -127,8 +142,28 @@ async fn settle(
             "seed {seed}, {when}: after {DEADLINE:?}: {missing}: {}",
             fleet.statuses()
         );
+        answer();
         fleet.supervise().await;
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// People answer what they were asked since the last call.
+fn answer(memory: &Memory, next: &mut BTreeMap<(String, i32), i64>) {
+    let topic = format!("{NAMESPACE}.{}", desk::APPROVALS);
+    let asked = read(memory, desk::APPROVALS, next);
+    // The log's clock runs fast, and the stages' does not.
+    let now = jiff::Timestamp::now().as_millisecond();
+    let answers: Vec<_> = asked
+        .iter()
+        .flat_map(|raw| desk::approvals::answers(&topic, raw))
+        .map(|answer| NewRecord {
+            timestamp: Some(now),
+            ..answer
+        })
+        .collect();
+    if !answers.is_empty() {
+        memory.writer().unwrap().write(&answers).unwrap();
     }
 }
 
@@ -196,12 +231,12 @@ fn create(memory: &Memory) {
 fn config(name: &str) -> Value {
     let (kafka, provider) = (json!({}), json!({"scripted": {"rules": []}}));
     match name {
-        "helper" => desk::helper(
-            NAMESPACE,
-            &kafka,
-            &provider,
-            &json!({"scripted": {"tools": []}}),
-        ),
+        "helper" => {
+            let tools = json!({"scripted": {"tools": []}});
+            let mut helper = desk::helper(NAMESPACE, &kafka, &provider, &tools);
+            helper["role"]["agent"]["tools"]["approval"]["timeoutMs"] = json!(APPROVAL_MS);
+            helper
+        }
         "archive" => desk::archive(NAMESPACE, &kafka),
         "caller" => desk::caller(NAMESPACE, &kafka),
         view => desk::view(NAMESPACE, &kafka, view),
