@@ -18,6 +18,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::ffi::{c_char, c_int};
+use std::mem::ManuallyDrop;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,9 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// How long nothing may come before it is looked whether a broker is there.
 const QUIET: Duration = Duration::from_secs(10);
+
+/// How long closing may take.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// Records that wait and are dropped at once; more come while they are fetched.
 const DROPPED: usize = 100_000;
@@ -85,9 +90,9 @@ impl Arrivals {
 }
 
 pub struct Consumer {
-    // Before the client, which has to outlive it.
-    queue: Owned<sys::rd_kafka_queue_t>,
-    base: BaseConsumer<Context>,
+    // Both until the drop alone.
+    queue: ManuallyDrop<Owned<sys::rd_kafka_queue_t>>,
+    base: ManuallyDrop<BaseConsumer<Context>>,
     arrivals: Arc<Arrivals>,
     servers: String,
     /// Since something came, or was looked for last.
@@ -115,8 +120,8 @@ impl Consumer {
             rdkafka::error::KafkaError::ClientCreation("a consumer needs a group.id".to_owned())
         })?;
         Ok(Self {
-            queue,
-            base,
+            queue: ManuallyDrop::new(queue),
+            base: ManuallyDrop::new(base),
             arrivals,
             servers: config
                 .get("bootstrap.servers")
@@ -430,6 +435,29 @@ impl Drop for Consumer {
         // An event that waits since before the close is answered while the group can still be asked.
         if let Err(error) = self.answer_due(Duration::ZERO) {
             tracing::debug!(target: "headwater::kafka", %error, "while closing");
+        }
+        // SAFETY: nobody uses them after the drop.
+        let (queue, base) = unsafe {
+            (
+                ManuallyDrop::take(&mut self.queue),
+                ManuallyDrop::take(&mut self.base),
+            )
+        };
+        let (closed, waits) = channel::<()>();
+        let close = move || {
+            // Before the client, which has to outlive it.
+            drop(queue);
+            drop(base);
+            drop(closed);
+        };
+        // Where no thread can be had, it closes here.
+        let _ = std::thread::Builder::new()
+            .name("close".to_owned())
+            .spawn(close);
+        // A group that ends while its last rebalance is answered lets librdkafka wait for itself, for good: a stage that has to
+        // end does not wait with it.
+        if waits.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!(target: "headwater::kafka", "a consumer does not close; it is left behind");
         }
     }
 }
