@@ -55,6 +55,7 @@ impl User {
         command
             .env_clear()
             .env("HOME", self.home.path())
+            .env("USER", "ana")
             .env("TMPDIR", std::env::temp_dir())
             .current_dir(root());
         command
