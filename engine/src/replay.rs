@@ -153,7 +153,9 @@ fn why_none(record: &audit::Record) -> String {
             failure.reason, failure.message
         ),
         (None, Outcome::Skipped) => "its `when` was false".to_owned(),
-        (None, Outcome::Duplicate) => "a run of the same `once` key was done before".to_owned(),
+        (None, Outcome::Duplicate) => {
+            "a run of the same `once` key was done before, or waits".to_owned()
+        }
         (None, Outcome::Coalesced) => "a newer trigger of its key took its place".to_owned(),
         (None, Outcome::Waiting) => "it waits for a person".to_owned(),
         (None, _) => "its agent had neither a model nor a prompt".to_owned(),

@@ -16,6 +16,7 @@ use crate::approval::Answered;
 use crate::fault::{Fault, Reason};
 use crate::journal::{Change, Did, Step};
 use crate::model::{self, Called, Reply, Request, Said, ToolCall};
+use crate::template::without_markers;
 use crate::{audit, config};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -106,7 +107,7 @@ impl Agent {
             Did::Asked(_) | Did::Answered(_) => Vec::new(),
             Did::Reply(reply) => {
                 let said = Said::Reply {
-                    text: reply.text.clone(),
+                    text: without_markers(&reply.text).into_owned(),
                     calls: reply.calls.clone(),
                 };
                 let again = self.answer.as_ref().filter(|_| reply.calls.is_empty());

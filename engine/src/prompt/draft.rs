@@ -8,9 +8,11 @@ use super::message_tokens;
 use crate::conversation::{Past, Turn};
 use crate::key::Key;
 use crate::lookup::{Read, RowOrigin};
+use crate::template::without_markers;
 use crate::time::rfc3339;
 use crate::tokens;
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What the budget must know of a slot.
@@ -78,6 +80,21 @@ impl Held {
     }
 }
 
+/// A turn in which nobody's words end or start a message: what a customer wrote, and what a model was led to say.
+fn harmless(turn: &Arc<Turn>) -> Arc<Turn> {
+    match (
+        without_markers(&turn.user),
+        without_markers(&turn.assistant),
+    ) {
+        (Cow::Borrowed(_), Cow::Borrowed(_)) => Arc::clone(turn),
+        (user, assistant) => Arc::new(Turn {
+            user: user.into_owned(),
+            assistant: assistant.into_owned(),
+            ..(**turn).clone()
+        }),
+    }
+}
+
 /// The template input of a run, in the making.
 #[derive(Debug)]
 pub struct Draft {
@@ -100,7 +117,7 @@ impl Draft {
         past: &Past,
         assembled_at: i64,
     ) -> Self {
-        let turns = &past.turns;
+        let turns: Vec<Arc<Turn>> = past.turns.iter().map(harmless).collect();
         let unread = || -> Map<String, Value> {
             slots
                 .iter()
@@ -116,12 +133,12 @@ impl Draft {
                 .iter()
                 .map(|turn| message_tokens(&turn.user) + message_tokens(&turn.assistant))
                 .collect(),
-            turns: turns.clone(),
             first_turn: past.next.saturating_sub(turns.len() as u64),
+            turns,
             turns_shown: 0,
             assembled_at,
         };
-        draft.show_turns(turns.len());
+        draft.show_turns(past.turns.len());
         draft
     }
 

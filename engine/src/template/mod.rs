@@ -37,6 +37,11 @@ const RECURSION_MAX: usize = 32;
 /// A text in which nothing ends or starts a message, as where a template prints it.
 pub(crate) fn without_markers(text: &str) -> Cow<'_, str> {
     static MARKERS: LazyLock<Escape> = LazyLock::new(|| Escape::of(""));
+    // All of them begin with one of these, which most texts do not have.
+    let bytes = text.as_bytes();
+    if !bytes.contains(&b'<') && !bytes.contains(&b'[') {
+        return Cow::Borrowed(text);
+    }
     MARKERS.apply(text)
 }
 

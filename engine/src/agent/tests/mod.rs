@@ -5,6 +5,7 @@ mod approval;
 mod budget;
 mod compile;
 mod endings;
+mod injections;
 mod prompts;
 mod replay;
 mod slots;

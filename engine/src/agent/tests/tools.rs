@@ -20,7 +20,7 @@ tools:
 outputs:
 - {name: all, source: answers, value: \"{'text': result.text, 'calls': calls.map(c, [c.tool, c.outcome])}\"}";
 
-fn listing() -> Listing {
+pub(super) fn listing() -> Listing {
     let schema = json!({"type": "object", "additionalProperties": false,
         "properties": {"customer": {"type": "string"}, "seat": {"type": "string", "maxLength": 3}},
         "required": ["customer", "seat"]});
