@@ -40,6 +40,20 @@ impl Gateway {
         Ok(questions.into_iter().map(Question::from).collect())
     }
 
+    /// What the run of this id, or of one that begins so, waits for.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(super) fn asked_by(&self, agent: &str, run: &str) -> Result<Option<Question>, Error> {
+        let open = Open {
+            namespace: None,
+            agent: None,
+        };
+        let questions = self.questions(&open)?.into_iter();
+        let meant = |question: &Question| question.agent == agent && question.run.starts_with(run);
+        Ok(questions.into_iter().find(meant))
+    }
+
     /// Answers one of them.
     ///
     /// # Errors

@@ -105,6 +105,12 @@ impl Gateway {
         match found.len() {
             1 => {}
             0 => {
+                if let Some(question) = self.asked_by(agent, id)? {
+                    return Err(Error::refused(format!(
+                        "run {} is not over: it waits until {} for a person ({}). See what it asks with: headwater approvals {agent}",
+                        question.run, question.expires_at, question.message
+                    )));
+                }
                 return Err(Error::refused(format!(
                     "agent '{agent}' has no run '{id}'; list the last ones with: headwater prompts {agent} --show brief. Runs are kept for the agent's audit.retentionSeconds"
                 )));

@@ -265,15 +265,21 @@ fn called(calls: &[Called], terminal: &Terminal) -> String {
             0 => String::new(),
             milliseconds => format!(" in {}", duration(milliseconds)),
         };
-        let by = called.rule.as_deref().map_or_else(String::new, |rule| {
-            format!(" by rule {}", clean(rule, false))
-        });
+        let by = match (&called.rule, &called.approved_by) {
+            (Some(rule), _) => format!(" by rule {}", clean(rule, false)),
+            (None, Some(person)) => format!(", approved by {}", clean(person, false)),
+            (None, None) => String::new(),
+        };
+        // What came of it first: arguments and results are cut where they are long.
         let line = format!(
-            "{}{} → {}{by}{took}{}",
+            "{} → {}{by}{took}{}{}",
             clean(&called.tool, false),
-            value(&called.arguments),
             called.outcome.as_str(),
-            value(&called.result)
+            value(&called.arguments),
+            match value(&called.result).as_str() {
+                "" => String::new(),
+                result => format!(" →{result}"),
+            }
         );
         let style = if called.is_done() {
             Style::Faint
