@@ -218,6 +218,8 @@ impl Slot {
         let shutdown = services.shutdown.child_token();
         let services = Services {
             shutdown: shutdown.clone(),
+            // Each stage has a share of its own.
+            limiters: Arc::default(),
             ..services.clone()
         };
         let handle = stage::start(self.config.clone(), 0, services).map_err(|error| {

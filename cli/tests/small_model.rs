@@ -268,7 +268,13 @@ async fn ask(mut request: Request, parameters: Value) -> Reply {
     }))
     .unwrap();
     request.parameters = config.parameters.clone();
-    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    let model = model::for_config(
+        &config,
+        Arc::new(System),
+        Arc::new(Metrics::new()),
+        &model::Limiters::default(),
+    )
+    .unwrap();
     let deadline = tokio::time::Instant::now() + ANSWER;
     model.answer(&request, deadline).await.unwrap()
 }

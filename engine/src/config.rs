@@ -532,9 +532,43 @@ pub struct Model {
     pub max_output_tokens: u32,
     pub request_timeout_ms: u64,
     pub retry: Retry,
+    /// This replica's share of what all replicas of all agents may ask together.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
     /// Asked where this one gives no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Box<Model>>,
+}
+
+/// How much a model may be asked; absent: as much as one likes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Limits {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<f64>,
+    /// Of prompts and answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent_requests: Option<u32>,
+}
+
+impl Limits {
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// What one of so many may ask; of requests at once, one at least.
+    #[must_use]
+    pub fn divided(self, by: u32) -> Self {
+        let by = by.max(1);
+        let share = |whole: f64| whole / f64::from(by);
+        Self {
+            requests_per_minute: self.requests_per_minute.map(share),
+            tokens_per_minute: self.tokens_per_minute.map(share),
+            concurrent_requests: self.concurrent_requests.map(|whole| (whole / by).max(1)),
+        }
+    }
 }
 
 impl Model {

@@ -443,6 +443,65 @@ fn an_aggregate_that_expires_is_planned_as_it_stands() {
 }
 
 #[test]
+fn the_limits_of_a_model_are_divided_by_all_who_ask_it() {
+    let shares = |change: &dyn Fn(&mut Resources)| {
+        let mut resources = resources(&["base.yaml"]);
+        for (name, requests, at_once) in [("chat", 600, 32), ("rules", 90, 2)] {
+            let model = Arc::make_mut(resources.models.get_mut(name).unwrap());
+            model.spec.limits = Some(headwater_crds::model::Limits {
+                requests_per_minute: Some(requests),
+                tokens_per_minute: None,
+                concurrent_requests: Some(at_once),
+            });
+        }
+        change(&mut resources);
+        let validation = validate(&resources, &settings());
+        let plan = plan(&validation, &plan::Options::default());
+        let share = |agent: &str| {
+            let stage = plan.stages.iter().find(|stage| stage.name == agent);
+            let config::Role::Agent(agent) = &stage.unwrap().config.role else {
+                panic!("{agent} is no agent")
+            };
+            let chain = agent.model.iter().flat_map(|model| model.chain());
+            chain
+                .map(|model| {
+                    let limits = model.limits;
+                    (
+                        limits.requests_per_minute.unwrap(),
+                        limits.concurrent_requests.unwrap(),
+                    )
+                })
+                .collect::<Vec<_>>()
+        };
+        [share("quoter"), share("rebooker")]
+    };
+    let agent = |resources: &mut Resources, name: &str, replicas: u32, suspend: bool| {
+        let agent = Arc::make_mut(resources.agents.get_mut(name).unwrap());
+        agent.spec.replicas = Some(replicas);
+        agent.spec.suspend = suspend;
+    };
+    // Of one model, and of the one that answers in its place.
+    let [quoter, rebooker] = shares(&|_| {});
+    assert_eq!(quoter, rebooker);
+    let each = quoter[0];
+    let users = (600.0 / each.0).round();
+    assert!(users >= 2.0, "{each:?}");
+    let more = shares(&|resources| agent(resources, "quoter", 4, false));
+    let expected = 600.0 / (users + 3.0);
+    for [chat, rules] in more.map(|share| [share[0], share[1]]) {
+        assert!((chat.0 - expected).abs() < 1e-9, "{chat:?}");
+        assert!((rules.0 - 90.0 / (users + 3.0)).abs() < 1e-9, "{rules:?}");
+        // One at least.
+        assert_eq!(rules.1, 1);
+    }
+    let fewer = shares(&|resources| agent(resources, "rebooker", 1, true));
+    assert!(
+        (fewer[0][0].0 - 600.0 / (users - 1.0)).abs() < 1e-9,
+        "{fewer:?}"
+    );
+}
+
+#[test]
 fn a_generation_follows_those_of_the_views_that_are_joined() {
     let generation = |of: &str, change: &dyn Fn(&mut headwater_crds::ContextView)| {
         let mut resources = resources(&["base.yaml"]);

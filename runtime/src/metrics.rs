@@ -102,6 +102,7 @@ pub struct Metrics {
     pub run_retries: Family<Agent, Counter>,
     pub model_request_seconds: Histograms<Request>,
     pub model_retries: Family<Model, Counter>,
+    pub model_limit_wait_seconds: Histograms<Model>,
     pub model_tokens: Family<Tokens, Counter>,
     pub tool_call_seconds: Histograms<ToolCall>,
     pub dead_letters: Family<Refusal, Counter>,
@@ -130,6 +131,7 @@ impl Metrics {
             run_retries: Family::default(),
             model_request_seconds: Family::new_with_constructor(slow),
             model_retries: Family::default(),
+            model_limit_wait_seconds: Family::new_with_constructor(slow),
             model_tokens: Family::default(),
             tool_call_seconds: Family::new_with_constructor(slow),
             dead_letters: Family::default(),
@@ -201,6 +203,11 @@ impl Metrics {
             "model_retries",
             "Requests to a model after the first of a call",
             self.model_retries.clone(),
+        );
+        r.register(
+            "model_limit_wait_seconds",
+            "How long requests to a model waited for its limits",
+            self.model_limit_wait_seconds.clone(),
         );
         r.register(
             "model_tokens",

@@ -7,13 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
-use headwater_engine::config::{HttpHeader, HttpHeaderValue, Model, Provider, Retry};
+use headwater_engine::config::{HttpHeader, HttpHeaderValue, Limits, Model, Provider, Retry};
 use headwater_engine::model::{
     CallOutcome, Called, Message, Reply, Request, Role, Said, ToolCall, ToolSpec, Usage,
 };
 use headwater_runtime::clock::System;
 use headwater_runtime::metrics::Metrics;
-use headwater_runtime::model::{self, Error};
+use headwater_runtime::model::{self, Error, Limiters};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,12 +74,19 @@ impl Setup {
                 initial_backoff_ms: 1,
                 max_backoff_ms: 5,
             },
+            limits: Limits::default(),
             fallback: None,
         }
     }
 
     fn model(&self) -> Arc<dyn model::Model> {
-        model::for_config(&self.config(), Arc::new(System), Arc::new(Metrics::new())).unwrap()
+        model::for_config(
+            &self.config(),
+            Arc::new(System),
+            Arc::new(Metrics::new()),
+            &Limiters::default(),
+        )
+        .unwrap()
     }
 
     async fn ask(&self, model: &dyn model::Model) -> Result<Reply, Error> {

@@ -7,13 +7,13 @@
     reason = "a test fails by panicking"
 )]
 
-use headwater_engine::config::{HttpHeader, HttpHeaderValue, Model, Provider, Retry};
+use headwater_engine::config::{HttpHeader, HttpHeaderValue, Limits, Model, Provider, Retry};
 use headwater_engine::model::{
     CallOutcome, Called, Message, Reply, Request, Role, Said, ToolCall, ToolSpec,
 };
 use headwater_runtime::clock::{Clock, System};
 use headwater_runtime::metrics::Metrics;
-use headwater_runtime::model::{self, Error};
+use headwater_runtime::model::{self, Error, Limiters};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +35,7 @@ struct Setup {
     said: Vec<Said>,
     tools: Vec<ToolSpec>,
     may_call: bool,
+    limits: Limits,
 }
 
 impl Setup {
@@ -48,6 +49,7 @@ impl Setup {
             said: Vec::new(),
             tools: Vec::new(),
             may_call: true,
+            limits: Limits::default(),
         }
     }
 
@@ -73,6 +75,7 @@ impl Setup {
                 initial_backoff_ms: 1,
                 max_backoff_ms: 5,
             },
+            limits: self.limits,
             fallback: None,
         }
     }
@@ -84,7 +87,8 @@ impl Setup {
     async fn ask_within(&self, within: Duration) -> Result<Reply, Error> {
         let config = self.config();
         let metrics = Arc::new(Metrics::new());
-        let model = model::for_config(&config, Arc::new(System), metrics).unwrap();
+        let model =
+            model::for_config(&config, Arc::new(System), metrics, &Limiters::default()).unwrap();
         model
             .answer(&self.request(&config), Instant::now() + within)
             .await
@@ -108,6 +112,35 @@ impl Setup {
             idempotency_key: "run-0".into(),
         }
     }
+}
+
+#[tokio::test]
+async fn what_the_limits_have_no_room_for_is_not_sent() {
+    let server = MockServer::start().await;
+    Mock::given(method("POST"))
+        .respond_with(completion("hi"))
+        .mount(&server)
+        .await;
+    let mut setup = Setup::new(server.uri());
+    setup.limits.requests_per_minute = Some(0.01);
+    let config = setup.config();
+    let limiters = Limiters::default();
+    let metrics = Arc::new(Metrics::new());
+    let model = model::for_config(&config, Arc::new(System), metrics, &limiters).unwrap();
+    let request = setup.request(&config);
+    let soon = || Instant::now() + Duration::from_millis(50);
+    let far = Instant::now() + Duration::from_secs(20);
+    assert_eq!(model.answer(&request, far).await.unwrap().text, "hi");
+    let error = model.answer(&request, soon()).await.unwrap_err();
+    assert!(matches!(error, Error::Limited { .. }), "{error}");
+    // It is no fault of the request, and no attempt of the run.
+    assert!(error.is_transient() && error.is_outage());
+    assert_eq!(server.received_requests().await.unwrap().len(), 1);
+    // The share is another one, and who waits goes on.
+    let waits = model.answer(&request, far);
+    limiters.set("chat", Limits::default());
+    assert_eq!(waits.await.unwrap().text, "hi");
+    assert_eq!(server.received_requests().await.unwrap().len(), 2);
 }
 
 fn completion(text: &str) -> ResponseTemplate {
@@ -163,7 +196,13 @@ async fn asked_without_format(status: u16, message: &str) {
     let mut setup = Setup::new(server.uri());
     setup.schema = Some(offers());
     let config = setup.config();
-    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    let model = model::for_config(
+        &config,
+        Arc::new(System),
+        Arc::new(Metrics::new()),
+        &Limiters::default(),
+    )
+    .unwrap();
     for _ in 0..2 {
         let deadline = Instant::now() + Duration::from_secs(20);
         let reply = model.answer(&setup.request(&config), deadline).await;
@@ -563,7 +602,13 @@ async fn another_model_answers_where_one_gives_no_answer() {
     fallback.max_output_tokens = 33;
     config.fallback = Some(Box::new(fallback));
     let request = Setup::new("").request(&config);
-    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    let model = model::for_config(
+        &config,
+        Arc::new(System),
+        Arc::new(Metrics::new()),
+        &Limiters::default(),
+    )
+    .unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let reply = model.answer(&request, deadline).await.unwrap();
     assert_eq!(
@@ -595,7 +640,13 @@ async fn another_model_answers_where_one_gives_no_answer() {
     );
     let mut config = Setup::new(first.uri()).config();
     config.fallback = Some(Box::new(Setup::new(other.uri()).config()));
-    let model = model::for_config(&config, Arc::new(System), Arc::new(Metrics::new())).unwrap();
+    let model = model::for_config(
+        &config,
+        Arc::new(System),
+        Arc::new(Metrics::new()),
+        &Limiters::default(),
+    )
+    .unwrap();
     let error = model.answer(&request, deadline).await.unwrap_err();
     assert!(
         matches!(error, Error::Status { status: 503, .. }),

@@ -2,15 +2,17 @@
 
 use crate::error::Error;
 use crate::logging;
-use headwater_engine::config::{Role, Stage};
+use headwater_engine::config::{Model, Role, Stage};
 use headwater_engine::names::{Owner, group};
 use headwater_runtime::http;
 use headwater_runtime::log::kafka::Kafka;
+use headwater_runtime::model::Limiters;
 use headwater_runtime::stage::{self, Phase, Services};
 use headwater_runtime::stage_file;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Serves /healthz, /readyz, /metrics and /status, a view's rows on a port of their own, logs JSON, and ends in order on
 /// SIGTERM.
@@ -55,12 +57,34 @@ pub(crate) fn run(arguments: &Arguments, kind: Owner) -> Result<(), Error> {
         .block_on(serve(config, ordinal, arguments))
 }
 
+/// How often the file is looked at; a node takes a minute or so to bring a changed one.
+const LIMITS_EVERY: Duration = Duration::from_secs(20);
+
+/// Takes over what models may be asked, as the operator writes it: a share goes by how many replicas there are, and no pod is made
+/// anew for it.
+async fn follow_limits(path: PathBuf, limiters: Arc<Limiters>) {
+    loop {
+        tokio::time::sleep(LIMITS_EVERY).await;
+        // One that is being replaced is there the next time.
+        let Ok(Role::Agent(agent)) = stage_file::read(&path).map(|stage| stage.role) else {
+            continue;
+        };
+        for model in agent.model.iter().flat_map(Model::chain) {
+            limiters.set(&model.name, model.limits);
+        }
+    }
+}
+
 async fn serve(config: Stage, ordinal: u32, arguments: &Arguments) -> Result<(), Error> {
     let (kind, name) = config.owner();
     let client = group(&config.namespace, kind, name, None, &ordinal.to_string());
     let services = Services::new(Arc::new(Kafka::open(&config.kafka, &client)?));
     let shutdown = services.shutdown.clone();
     let metrics = Arc::clone(&services.metrics);
+    tokio::spawn(follow_limits(
+        arguments.config.clone(),
+        Arc::clone(&services.limiters),
+    ));
     tracing::info!(%kind, name, ordinal, version = env!("CARGO_PKG_VERSION"), "starting");
     let handle = stage::start(config.clone(), ordinal, services)
         .map_err(|error| Error::refused(error.to_string()))?;

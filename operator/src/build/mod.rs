@@ -8,6 +8,7 @@ mod pod;
 mod workload;
 
 use crate::plan::{Stage, generation::hash};
+use headwater_engine::config;
 use headwater_engine::names::Owner;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -149,7 +150,7 @@ pub(crate) fn objects(
         .keys()
         .map(|name| (name, secrets.get(name)))
         .collect();
-    let configuration = hash(&(&stage.config, used));
+    let configuration = hash(&(without_shares(&stage.config), used));
     kinds()
         .into_iter()
         .filter_map(|resource| {
@@ -165,6 +166,17 @@ pub(crate) fn objects(
             Some(desired(resource, stage, owner, body))
         })
         .collect()
+}
+
+/// What pods have to be made anew for: a share of a model's limits goes by how many there are, and is read again by those that run.
+fn without_shares(config: &config::Stage) -> config::Stage {
+    let mut config = config.clone();
+    if let config::Role::Agent(agent) = &mut config.role
+        && let Some(model) = &mut agent.model
+    {
+        model.each_of_chain(|model| model.limits = config::Limits::default());
+    }
+    config
 }
 
 fn desired(resource: ApiResource, stage: &Stage, owner: &OwnerReference, body: Value) -> Desired {

@@ -119,6 +119,32 @@ fn a_new_version_of_a_secret_rolls_the_pods_and_nothing_else() {
 }
 
 #[test]
+fn another_share_of_a_models_limits_rolls_nothing() {
+    let with = |requests| {
+        let mut stage = stages().remove(1);
+        let config::Role::Agent(agent) = &mut stage.config.role else {
+            panic!("no agent")
+        };
+        let model = json!({
+            "name": "chat", "provider": {"scripted": {"rules": []}}, "model": "m", "parameters": {},
+            "contextWindowTokens": 1_000, "maxOutputTokens": 10, "requestTimeoutMs": 1_000,
+            "retry": {"maxAttempts": 1, "initialBackoffMs": 1, "maxBackoffMs": 1},
+            "limits": {"requestsPerMinute": requests},
+        });
+        agent.model = Some(serde_json::from_value(model).unwrap());
+        made(&stage, &settings(), &secrets("1"))
+    };
+    let (before, after) = (with(10.0), with(20.0));
+    for (kind, object) in &before {
+        assert_eq!(
+            object.hash == after[kind].hash,
+            kind != "ConfigMap",
+            "{kind}"
+        );
+    }
+}
+
+#[test]
 fn a_secret_of_others_rolls_nothing() {
     let stages = stages();
     let mut more = secrets("1");
@@ -151,7 +177,7 @@ fn rows_are_served_by_the_pods_of_the_generation_that_is_read() {
     let plain = made(&stage, &settings(), &secrets("1"));
     assert!(!plain["StatefulSet"].object.to_string().contains("8081"));
     let view = stage.config.views.get_mut("orders").unwrap();
-    view.serve = Some(headwater_engine::config::Serve {
+    view.serve = Some(config::Serve {
         path: "/orders".into(),
         token_file: Some("/etc/headwater/secrets/readers/token".into()),
     });

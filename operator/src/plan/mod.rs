@@ -14,7 +14,10 @@ pub use topics::{Partitions, Topic};
 use crate::resources::{Id, Kind};
 use crate::validate::{Outcome, Validation, checked::View};
 use headwater_crds::pod::Pod;
-use headwater_engine::{config, names::Owner};
+use headwater_engine::{
+    config::{self, Role},
+    names::Owner,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where things are in the process that runs a stage.
@@ -183,6 +186,18 @@ fn with_changes(
     views
 }
 
+/// How many replicas there are of all agents that ask a model, be it in the place of another, by its name.
+fn users(validation: &Validation) -> BTreeMap<String, u32> {
+    let mut users: BTreeMap<String, u32> = BTreeMap::new();
+    for (_, agent) in working(&validation.agents).filter(|(_, agent)| !agent.suspend) {
+        let models = agent.config.model.iter().flat_map(|model| model.chain());
+        for model in models {
+            *users.entry(model.name.clone()).or_default() += agent.replicas;
+        }
+    }
+    users
+}
+
 /// Plans all that works, with these generations of views.
 pub(crate) fn plan_generations(
     validation: &Validation,
@@ -229,6 +244,7 @@ pub(crate) fn plan_generations(
             });
         }
     }
+    let users = users(validation);
     for (name, agent) in working(&validation.agents) {
         plan.why
             .insert(Id::new(Kind::Agent, name), agent.why.clone());
@@ -244,6 +260,14 @@ pub(crate) fn plan_generations(
             continue;
         };
         stage::rebase(&mut config, &options.secrets_root);
+        if let Role::Agent(agent) = &mut config.role
+            && let Some(model) = &mut agent.model
+        {
+            model.each_of_chain(|model| {
+                let users = users.get(&model.name).copied().unwrap_or_default();
+                model.limits = model.limits.divided(users);
+            });
+        }
         plan.stages.push(Stage {
             kind: Owner::Agent,
             name: name.to_owned(),

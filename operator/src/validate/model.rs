@@ -27,14 +27,6 @@ pub(super) fn check(
     let mut findings = Findings::default();
     let spec = &model.spec;
     let mut secrets = BTreeSet::new();
-    findings.not_supported(
-        spec.limits
-            .as_ref()
-            .is_some_and(|limits| *limits != Default::default()),
-        "spec.limits",
-        "a limit over all replicas",
-        "bound the load with the agents' concurrency and replicas",
-    );
     if [
         spec.openai.is_some(),
         spec.anthropic.is_some(),
@@ -98,6 +90,15 @@ pub(super) fn check(
             initial_backoff_ms: u64::from(spec.retry.initial_backoff_milliseconds),
             max_backoff_ms: u64::from(spec.retry.max_backoff_milliseconds),
         },
+        // Of all together; the plan divides them.
+        limits: spec
+            .limits
+            .as_ref()
+            .map_or_else(Default::default, |own| config::Limits {
+                requests_per_minute: own.requests_per_minute.map(f64::from),
+                tokens_per_minute: own.tokens_per_minute.map(f64::from),
+                concurrent_requests: own.concurrent_requests,
+            }),
         fallback: fallback.map(|other| Box::new(other.config.clone())),
     });
     findings.finish(config.map(|config| Model { config, secrets }))

@@ -1,7 +1,7 @@
 //! Repeats a provider's request: exponential backoff with jitter, obeying `Retry-After`, until the
 //! attempts or the time are used up.
 
-use super::{Error, Model, Provider};
+use super::{Error, Limiter, Model, Provider};
 use crate::backoff::{Backoff, Random};
 use crate::metrics::{self, Metrics};
 use futures::FutureExt;
@@ -21,6 +21,7 @@ pub struct Client {
     within: Duration,
     random: Random,
     metrics: Arc<Metrics>,
+    limiter: Arc<Limiter>,
 }
 
 impl Client {
@@ -41,7 +42,14 @@ impl Client {
             within: Duration::from_millis(config.request_timeout_ms),
             random,
             metrics,
+            limiter: Arc::new(Limiter::new(config.limits)),
         }
+    }
+
+    /// With a limiter whose limits change.
+    #[must_use]
+    pub fn limited(self, limiter: Arc<Limiter>) -> Self {
+        Self { limiter, ..self }
     }
 
     async fn answer(&self, request: &Request, deadline: Instant) -> Result<Reply, Error> {
@@ -81,6 +89,13 @@ impl Client {
     }
 
     async fn once(&self, request: &Request, deadline: Instant) -> Result<Reply, Error> {
+        let waiting = Instant::now();
+        let tokens = u64::try_from(request.tokens()).unwrap_or(u64::MAX);
+        let Some(permit) = self.limiter.admit(tokens, deadline).await else {
+            let model = self.name.clone();
+            return Err(Error::Limited { model });
+        };
+        self.waited(waiting.elapsed());
         let started = Instant::now();
         let within = self.within.min(deadline.saturating_duration_since(started));
         let answer = timeout(within, self.provider.ask(request, within))
@@ -92,7 +107,23 @@ impl Client {
                 })
             });
         self.count(&answer, started.elapsed());
+        if let Ok(reply) = &answer {
+            let usage = reply.usage;
+            if let Some(input) = usage.input_tokens {
+                permit.used(input.saturating_add(usage.output_tokens.unwrap_or_default()));
+            }
+        }
         answer
+    }
+
+    fn waited(&self, time: Duration) {
+        let label = metrics::Model {
+            model: self.name.clone(),
+        };
+        self.metrics
+            .model_limit_wait_seconds
+            .get_or_create(&label)
+            .observe(time.as_secs_f64());
     }
 
     fn count(&self, answer: &Result<Reply, Error>, took: Duration) {

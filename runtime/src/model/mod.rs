@@ -9,6 +9,7 @@ mod anthropic;
 mod client;
 mod fallback;
 mod http;
+mod limiter;
 mod native;
 mod open_ai;
 mod scripted;
@@ -19,6 +20,7 @@ pub use anthropic::Anthropic;
 pub use client::Client;
 pub use fallback::Fallback;
 pub(crate) use http::retry_after;
+pub use limiter::{Limiter, Limiters};
 pub use open_ai::OpenAi;
 pub use scripted::Scripted;
 
@@ -74,6 +76,10 @@ pub enum Error {
     /// A scripted model has no answer; the reason names model and rule.
     #[error("{reason}")]
     Script { reason: String },
+    #[error(
+        "model '{model}': the model's limits leave no room for another request by the end of this attempt"
+    )]
+    Limited { model: String },
 }
 
 impl Error {
@@ -81,7 +87,10 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Status { status, .. } => matches!(status, 408 | 409 | 429 | 500..=599),
-            Self::Connection { .. } | Self::Timeout { .. } | Self::Malformed { .. } => true,
+            Self::Connection { .. }
+            | Self::Timeout { .. }
+            | Self::Malformed { .. }
+            | Self::Limited { .. } => true,
             Self::TooLarge { .. } | Self::Credential { .. } | Self::Script { .. } => false,
         }
     }
@@ -91,6 +100,7 @@ impl Error {
         matches!(
             self,
             Self::Connection { .. }
+                | Self::Limited { .. }
                 | Self::Status {
                     status: 429 | 500..=599,
                     ..
@@ -120,6 +130,7 @@ impl Error {
             Self::TooLarge { .. } => "too_large",
             Self::Credential { .. } => "credential",
             Self::Script { .. } => "script",
+            Self::Limited { .. } => "limited",
         }
     }
 }
@@ -151,6 +162,7 @@ pub fn for_config(
     config: &config::Model,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    limiters: &Limiters,
 ) -> Result<Arc<dyn Model>, SetupError> {
     let provider: Box<dyn Provider> = match &config.provider {
         config::Provider::OpenAi {
@@ -179,11 +191,12 @@ pub fn for_config(
         )?),
         config::Provider::Scripted { rules } => Box::new(Scripted::new(&config.name, rules)?),
     };
-    let own = Client::new(config, provider, Random::unseeded(), Arc::clone(&metrics));
+    let own = Client::new(config, provider, Random::unseeded(), Arc::clone(&metrics))
+        .limited(limiters.of(&config.name, config.limits));
     Ok(match &config.fallback {
         None => Arc::new(own),
         Some(fallback) => {
-            let other = for_config(fallback, clock, metrics)?;
+            let other = for_config(fallback, clock, metrics, limiters)?;
             Arc::new(Fallback::new(own, (**fallback).clone(), other))
         }
     })

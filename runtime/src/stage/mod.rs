@@ -30,7 +30,7 @@ pub use status::{Part, Phase, Problem, Processed, Status, ViewFigures};
 use crate::clock::{Clock, System};
 use crate::log::{self, Log, Watermarks};
 use crate::metrics::Metrics;
-use crate::model::{self, Model};
+use crate::model::{self, Limiters, Model};
 use crate::observe::Observer;
 use crate::tools::{self, Server};
 use context::Context;
@@ -61,6 +61,8 @@ pub struct Services {
     pub shutdown: CancellationToken,
     /// By resource name: takes the place of the model that the configuration describes.
     pub models: BTreeMap<String, Arc<dyn Model>>,
+    /// Of the models that are asked.
+    pub limiters: Arc<Limiters>,
     /// Likewise of servers of tools.
     pub tool_servers: BTreeMap<String, Arc<dyn Server>>,
     /// The longest that a view stage keeps a change to itself before it is in a checkpoint.
@@ -77,6 +79,7 @@ impl Services {
             metrics: Arc::new(Metrics::new()),
             shutdown: CancellationToken::new(),
             models: BTreeMap::new(),
+            limiters: Arc::default(),
             tool_servers: BTreeMap::new(),
             checkpoint_every: CHECKPOINT_EVERY,
         }

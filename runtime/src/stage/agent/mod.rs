@@ -80,6 +80,7 @@ pub(super) fn parts(context: &Arc<Context>, config: &config::Agent) -> Result<Pa
                 model,
                 Arc::clone(&services.clock),
                 Arc::clone(&services.metrics),
+                &services.limiters,
             )?,
         }),
     };
