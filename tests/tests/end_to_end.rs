@@ -1,5 +1,5 @@
 //! The flight assistant on a real Kubernetes node with a real Kafka: image, charts, resources, topics, pods, answers; then a change, a
-//! killed pod, a mistake and its mending, and deletion.
+//! killed pod, a mistake and its mending, and deletion; then the incident responder, with a real tool server and a person.
 //!
 //! One test, because one story: each chapter stands on the one before, and starting over would cost a minute each time.
 
@@ -11,6 +11,8 @@
     reason = "a test fails by panicking, and says where it is"
 )]
 
+#[path = "end_to_end/responder.rs"]
+mod responder;
 mod support;
 
 use serde_json::{Value, json};
@@ -251,6 +253,8 @@ fn flight_assistant_on_a_real_node() {
     });
     assert!(client.topics().contains(&topic("flights")));
     cluster.kubectl(&["delete", "namespace", &namespace, "--timeout=120s"]);
+
+    responder::acts_with_approval(&cluster, &kafka, &format!("{namespace}-ops"));
     cluster.helm(&[
         "uninstall",
         "headwater",

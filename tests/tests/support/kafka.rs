@@ -50,8 +50,20 @@ impl Client {
 
     /// Gives the position as `<topic>-<partition>-<offset>`.
     pub fn send(&self, topic: &str, key: Option<&str>, value: &str) -> String {
+        self.send_at(topic, key, value, None)
+    }
+
+    /// `time`: milliseconds since the epoch; else now.
+    pub fn send_at(
+        &self,
+        topic: &str,
+        key: Option<&str>,
+        value: &str,
+        time: Option<i64>,
+    ) -> String {
         let (sender, receiver) = mpsc::channel();
         let mut record = BaseRecord::with_opaque_to(topic, Box::new(sender)).payload(value);
+        record.timestamp = time;
         if let Some(key) = key {
             record = record.key(key);
         }
