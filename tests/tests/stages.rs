@@ -99,6 +99,7 @@ on_both_logs!(
     approvals::a_run_waits_for_a_person_and_its_key_goes_on,
     approvals::silence_denies_also_while_nobody_was_there,
     approvals::the_first_answer_counts_and_only_one_that_is_in_time,
+    approvals::an_answer_in_time_counts_though_nobody_was_there,
     approvals::rules_are_asked_again_after_an_approval,
     approvals::answers_survive_whatever_ends_the_process,
     approvals::a_run_that_failed_after_it_waited_may_be_triggered_again,

@@ -29,7 +29,7 @@ const NAMESPACE: &str = "desk";
 /// Records of the applications.
 const RECORDS: u64 = 400;
 /// How long people have to answer.
-const APPROVAL_MS: u64 = 600;
+const APPROVAL_MS: u64 = 150;
 /// Stage, and its replicas.
 const PLACES: [(&str, u32); 5] = [
     ("helper", 3),

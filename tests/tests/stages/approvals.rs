@@ -178,6 +178,32 @@ pub async fn the_first_answer_counts_and_only_one_that_is_in_time(mut bed: Bed) 
     agent.crash().await;
 }
 
+pub async fn an_answer_in_time_counts_though_nobody_was_there(mut bed: Bed) {
+    let (stage, desk) = asking(&mut bed, 2_000, Desk::new());
+    let mut writer = bed.writer();
+    let mut approvals = bed.follow(TOPIC);
+    let agent = bed.started(&stage).await;
+    writer.write(&[bed.question("s", "dear", "HW1")]).unwrap();
+    let question = placed(&asked(&mut approvals, 1)[0], "s");
+    agent.crash().await;
+    answer(&bed, &question, true, "ana");
+    let expires = question["expiresAt"].as_i64().unwrap();
+    let now = jiff::Timestamp::now().as_millisecond();
+    assert!(now < expires, "the machine is too slow for this test");
+    let begun = Instant::now();
+    while jiff::Timestamp::now().as_millisecond() <= expires + 300 {
+        assert!(begun.elapsed() < DEADLINE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Its time is over, and the answer was there before.
+    let agent = bed.started(&stage).await;
+    let mut answers = bed.follow("answers");
+    assert_eq!(answers.wait(1)[0].value["calls"], json!([["Done", "ana"]]));
+    assert_eq!(desk.made().len(), 1);
+    idle(&bed, &agent).await;
+    agent.crash().await;
+}
+
 pub async fn rules_are_asked_again_after_an_approval(mut bed: Bed) {
     let (stage, desk) = asking(&mut bed, 600_000, Desk::new());
     let mut writer = bed.writer();
