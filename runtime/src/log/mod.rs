@@ -233,11 +233,14 @@ pub struct Scope {
     /// One topic of its group.
     pub reads: String,
     pub writes: Vec<String>,
+    /// Of these, the topics that only transactions of its kind write, which are short: where a commit's markers are waited for.
+    pub own: Vec<String>,
 }
 
 pub trait Transactional: Send {
     /// One whole transaction: begin, send all, send offsets, commit. After an error nothing of it is
-    /// visible, unless the error is [`Error::Undecided`].
+    /// visible, unless the error is [`Error::Undecided`]. After `Ok` readers of committed records have it, in the
+    /// topics of [`Scope::own`] for certain.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Abort`], [`Error::Unavailable`]: aborted, the writer can be used again.

@@ -57,6 +57,7 @@ conformance! {
         offsets_come_with_the_transaction
         pending_offsets_are_waited_for
         a_sweep_leaves_what_was_decided
+        what_is_acknowledged_can_be_read
         metadata_is_bounded
         an_empty_transaction;
     groups:

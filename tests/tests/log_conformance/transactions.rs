@@ -209,6 +209,32 @@ pub fn pending_offsets_are_waited_for(bed: &Bed) {
     }
 }
 
+pub fn what_is_acknowledged_can_be_read(bed: &Bed) {
+    let topic = bed.topic("t", 2);
+    let partitions = [at(&topic, 0), at(&topic, 1)];
+    let mut member = Member::join(bed, "m0", &[&topic]);
+    member.until_assigned(&topic, &[0, 1]);
+    let scope = Scope {
+        reads: topic.clone(),
+        writes: vec![topic.clone()],
+        own: vec![topic.clone()],
+    };
+    let mut writer = bed.log.transactional(&bed.name("tx")).unwrap();
+    let metadata = member.reader.metadata().unwrap();
+    writer.sweep(&metadata, &scope).unwrap();
+    for round in 1..=60 {
+        let offsets = [(partitions[0].clone(), committed(round, ""))];
+        writer
+            .transact(
+                &records(&topic, &["a", "b", "c"]),
+                Some((&metadata, &offsets)),
+            )
+            .unwrap();
+        let stable = bed.log.stable_ends(&partitions).unwrap();
+        assert_eq!(stable, bed.log.ends(&partitions).unwrap(), "round {round}");
+    }
+}
+
 pub fn a_sweep_leaves_what_was_decided(bed: &Bed) {
     let topic = bed.topic("t", 2);
     let partitions = [at(&topic, 0), at(&topic, 1)];
@@ -218,6 +244,7 @@ pub fn a_sweep_leaves_what_was_decided(bed: &Bed) {
         reads: topic.clone(),
         // As of outputs that share a topic.
         writes: vec![topic.clone(), bed.name("missing"), topic.clone()],
+        own: Vec::new(),
     };
     let id = bed.name("tx");
     let mut reader = bed.reader(Isolation::ReadCommitted, &topic, Start::Earliest);

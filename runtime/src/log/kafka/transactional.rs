@@ -39,6 +39,8 @@ const MARKERS: Duration = Duration::from_secs(5);
 const SWEEPS: u32 = 4;
 const SWEEP: Duration = Duration::from_secs(1);
 const MARKERS_ASK: Duration = Duration::from_millis(100);
+/// Mostly they are there as soon as one asks.
+const MARKERS_ASK_FIRST: Duration = Duration::from_millis(1);
 /// The key of a record that is never committed; a compacted topic takes none without.
 const SWEPT: &[u8] = b"headwater-sweep";
 
@@ -54,6 +56,8 @@ pub(super) struct KafkaTransactional {
     known: KnownTopics,
     numbers: Numbers,
     state: State,
+    /// As [`Scope::own`].
+    own: BTreeSet<String>,
     /// A call of the producer did not come back; every other would wait for it.
     is_stuck: Cell<bool>,
 }
@@ -77,6 +81,7 @@ impl KafkaTransactional {
             known: KnownTopics::default(),
             numbers: Numbers::default(),
             state: State::Ready,
+            own: BTreeSet::new(),
             is_stuck: Cell::new(false),
         })
     }
@@ -137,6 +142,7 @@ impl KafkaTransactional {
             .map(|(topic, partition)| TopicPartition::new(*topic, *partition))
             .collect();
         let deadline = Instant::now() + within;
+        let mut pause = MARKERS_ASK_FIRST;
         loop {
             let ends = self.shared.stable_ends(&partitions)?;
             if ends
@@ -149,7 +155,8 @@ impl KafkaTransactional {
             if Instant::now() >= deadline {
                 return Ok(false);
             }
-            std::thread::sleep(MARKERS_ASK);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(MARKERS_ASK);
         }
     }
 
@@ -293,17 +300,22 @@ impl KafkaTransactional {
         }
     }
 
+    /// That the commit is acknowledged says that it is decided, and not that anybody will see it: a broker that goes away now may drop
+    /// its markers, and what ends such a transaction gives it up. Whoever acts on the commit, by calling a tool say, must not
+    /// do so before.
     fn commit(&mut self, written: &Written<'_>) -> Result<()> {
         let began = Instant::now();
         loop {
             let error = match self.producer.base().commit_transaction(COMMIT_TRY) {
                 Ok(()) => {
-                    if began.elapsed() <= COMMIT_LONG {
-                        return Ok(());
-                    }
-                    let reason = match self.is_readable(written, MARKERS) {
+                    let is_long = began.elapsed() > COMMIT_LONG;
+                    let mut written = written.clone();
+                    written.retain(|(topic, _), _| is_long || self.own.contains(*topic));
+                    let reason = match self.is_readable(&written, MARKERS) {
                         Ok(true) => {
-                            self.state = State::Renew;
+                            if is_long {
+                                self.state = State::Renew;
+                            }
                             return Ok(());
                         }
                         Ok(false) => "its markers are missing".to_owned(),
@@ -411,6 +423,7 @@ impl Transactional for KafkaTransactional {
         outcome
     }
     fn sweep(&mut self, group: &GroupMetadata, scope: &Scope) -> Result<()> {
+        self.own = scope.own.iter().cloned().collect();
         for _ in 0..SWEEPS {
             let undecided = self.undecided(&scope.writes)?;
             if self.touch(group, scope, &undecided)? {

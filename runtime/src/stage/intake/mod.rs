@@ -139,6 +139,11 @@ impl Loop {
                     .chain(&task.journal)
                     .cloned()
                     .collect(),
+                own: [&task.topic]
+                    .into_iter()
+                    .chain(&task.journal)
+                    .cloned()
+                    .collect(),
             },
             Arc::clone(&context.services.metrics),
             metrics::Stage {

@@ -55,10 +55,13 @@ impl Batches {
         let own = [&topics.journal, &topics.runs, &topics.dead];
         let own = own.into_iter().chain(&topics.conversation);
         let own = own.chain(&topics.approvals).cloned();
+        let alone = [&topics.journal, &topics.runs].into_iter();
+        let alone = alone.chain(&topics.conversation).cloned().collect();
         let written = setup.config.written().map(str::to_owned);
         let scope = Scope {
             reads: topic.to_owned(),
             writes: written.chain(own).collect(),
+            own: alone,
         };
         let committer = Committer::new(
             Arc::clone(&services.log),

@@ -145,6 +145,11 @@ impl Fold {
                     .chain(&view.changes_topic)
                     .cloned()
                     .collect(),
+                own: [&view.state_topic]
+                    .into_iter()
+                    .chain(&view.changes_topic)
+                    .cloned()
+                    .collect(),
             },
             Arc::clone(&context.services.metrics),
             metrics::Stage {
