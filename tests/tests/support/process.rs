@@ -2,8 +2,16 @@
 
 use std::fs;
 
+/// Memory of a process, in bytes.
+pub struct Resident {
+    /// Its own: what the machine cannot take back.
+    pub anonymous: u64,
+    /// With pages of files, the executable above all, which every process of it shares and which go when memory is short.
+    pub all: u64,
+}
+
 /// Resident memory of the process whose program is called `program` and whose first argument is `argument`.
-pub fn resident_bytes(program: &str, argument: &str) -> u64 {
+pub fn resident(program: &str, argument: &str) -> Resident {
     let found = fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| {
@@ -16,12 +24,14 @@ pub fn resident_bytes(program: &str, argument: &str) -> u64 {
         .next()
         .unwrap_or_else(|| panic!("no process '{program} {argument}'"));
     let status = fs::read_to_string(found.join("status")).unwrap();
-    let kibibytes: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .and_then(|rest| rest.split_whitespace().next())
-        .unwrap()
-        .parse()
-        .unwrap();
-    kibibytes * 1_024
+    let bytes = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let number = line.and_then(|rest| rest.split_whitespace().next());
+        let kibibytes: u64 = number.unwrap().parse().unwrap();
+        kibibytes * 1_024
+    };
+    Resident {
+        anonymous: bytes("RssAnon:") + bytes("RssShmem:"),
+        all: bytes("VmRSS:"),
+    }
 }
