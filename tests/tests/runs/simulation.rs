@@ -144,7 +144,8 @@ async fn settle(
         );
         answer();
         fleet.supervise().await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // Each look reads all topics whole.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
