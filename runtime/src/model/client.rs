@@ -90,7 +90,7 @@ impl Client {
 
     async fn once(&self, request: &Request, deadline: Instant) -> Result<Reply, Error> {
         let waiting = Instant::now();
-        let tokens = u64::try_from(request.tokens()).unwrap_or(u64::MAX);
+        let tokens = || u64::try_from(request.tokens()).unwrap_or(u64::MAX);
         let Some(permit) = self.limiter.admit(tokens, deadline).await else {
             let model = self.name.clone();
             return Err(Error::Limited { model });

@@ -83,6 +83,25 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// Where there is no limit, nothing is counted that a later one would go by.
+    fn take(&mut self, a_minute: Option<f64>, amount: f64) {
+        if a_minute.is_some() {
+            self.left -= amount;
+        }
+    }
+
+    /// Another limit, from now on: what was used of the former one counts on, and a first one begins full.
+    fn change(&mut self, before: Option<f64>, after: Option<f64>, now: Instant) {
+        match before {
+            Some(_) => {
+                self.wait(before, now);
+            }
+            None => *self = Self::new(after, now),
+        }
+    }
+}
+
 /// At least one request, however few a minute allows.
 fn at_once(a_minute: f64) -> f64 {
     (a_minute / MINUTE * BURST.as_secs_f64()).max(1.0)
@@ -102,13 +121,13 @@ impl State {
             return Err(Wait::For(waits));
         }
         self.under_way += 1;
-        self.requests.left -= 1.0;
+        self.requests.take(limits.requests_per_minute, 1.0);
         self.use_tokens(tokens as f64);
         Ok(())
     }
 
     fn use_tokens(&mut self, tokens: f64) {
-        self.tokens.left -= tokens;
+        self.tokens.take(self.limits.tokens_per_minute, tokens);
     }
 }
 
@@ -127,8 +146,15 @@ impl Limiter {
         }
     }
 
-    /// Waits until a request of so many tokens may be sent; `None`: not before `deadline`.
-    pub async fn admit(&self, tokens: u64, deadline: Instant) -> Option<Permit<'_>> {
+    /// Waits until a request of so many tokens may be sent; `None`: not before `deadline`. They are counted only where a limit
+    /// goes by them, which takes its time.
+    pub async fn admit(
+        &self,
+        tokens: impl FnOnce() -> u64,
+        deadline: Instant,
+    ) -> Option<Permit<'_>> {
+        let counts = self.lock().limits.tokens_per_minute.is_some();
+        let tokens = if counts { tokens() } else { 0 };
         timeout_at(deadline, self.wait(tokens)).await.ok()
     }
 
@@ -156,12 +182,12 @@ impl Limiter {
     fn set(&self, limits: Limits) {
         let mut state = self.lock();
         if state.limits != limits {
-            // What was used counts on.
             let now = Instant::now();
-            let before = state.limits;
-            state.requests.wait(before.requests_per_minute, now);
-            state.tokens.wait(before.tokens_per_minute, now);
-            state.limits = limits;
+            let before = std::mem::replace(&mut state.limits, limits);
+            let requests = (before.requests_per_minute, limits.requests_per_minute);
+            state.requests.change(requests.0, requests.1, now);
+            let tokens = (before.tokens_per_minute, limits.tokens_per_minute);
+            state.tokens.change(tokens.0, tokens.1, now);
             drop(state);
             self.changed.notify_one();
         }
@@ -301,16 +327,16 @@ mod tests {
     async fn so_many_at_once_and_in_order() {
         let limiter = Arc::new(Limiter::new(limits(None, None, Some(2))));
         let far = Instant::now() + FAR;
-        let first = limiter.admit(1, far).await.unwrap();
-        let _second = limiter.admit(1, far).await.unwrap();
+        let first = limiter.admit(|| 1, far).await.unwrap();
+        let _second = limiter.admit(|| 1, far).await.unwrap();
         let soon = Instant::now() + Duration::from_millis(5);
-        assert!(limiter.admit(1, soon).await.is_none());
+        assert!(limiter.admit(|| 1, soon).await.is_none());
         let order = Arc::new(Mutex::new(Vec::new()));
         let waiting: Vec<_> = (0..3)
             .map(|number| {
                 let (limiter, order) = (Arc::clone(&limiter), Arc::clone(&order));
                 async move {
-                    let permit = limiter.admit(1, far).await.unwrap();
+                    let permit = limiter.admit(|| 1, far).await.unwrap();
                     order.lock().unwrap().push(number);
                     drop(permit);
                 }
@@ -329,12 +355,20 @@ mod tests {
         let limiters = Limiters::default();
         let limiter = limiters.of("chat", limits(Some(0.001), None, None));
         let far = Instant::now() + FAR;
-        drop(limiter.admit(1, far).await.unwrap());
-        let waits = limiter.admit(1, far);
+        drop(limiter.admit(|| 1, far).await.unwrap());
+        let waits = limiter.admit(|| 1, far);
         tokio::pin!(waits);
         assert!(futures::poll!(&mut waits).is_pending());
         limiters.set("chat", Limits::default());
         assert!(waits.await.is_some());
+        // What was asked without a limit is not held against the first one.
+        for _ in 0..100 {
+            let permit = limiter.admit(|| 1_000, far).await.unwrap();
+            permit.used(1_000_000);
+        }
+        limiters.set("chat", limits(Some(60.0), Some(600.0), None));
+        let soon = Instant::now() + Duration::from_secs(5);
+        assert!(limiter.admit(|| 1, soon).await.is_some());
         assert!(Arc::ptr_eq(
             &limiter,
             &limiters.of("chat", Limits::default())
