@@ -155,7 +155,11 @@ impl Agent {
         }
     }
 
-    fn headers(&self, trigger: &Trigger, hash: Option<&str>) -> Vec<(String, Option<Vec<u8>>)> {
+    pub(super) fn headers(
+        &self,
+        trigger: &Trigger,
+        hash: Option<&str>,
+    ) -> Vec<(String, Option<Vec<u8>>)> {
         let text = |name: &str, value: String| (name.to_owned(), Some(value.into_bytes()));
         let mut headers = vec![
             text(header::RUN, trigger.run.clone()),

@@ -15,7 +15,6 @@ use crate::audit;
 use crate::fault::{Fault, Reason};
 use crate::journal::{Change, Did};
 use crate::model::Called;
-use crate::names::header;
 use crate::record::NewRecord;
 use crate::run::sha256;
 use serde_json::{Value, json};
@@ -103,25 +102,8 @@ impl Agent {
                 topic: requests.topic.clone(),
                 key: Some(id.into_bytes()),
                 value: Some(approval::json(&request(&asked))?),
-                headers: vec![
-                    (
-                        header::RUN.to_owned(),
-                        Some(trigger.run.clone().into_bytes()),
-                    ),
-                    (
-                        header::AGENT.to_owned(),
-                        Some(self.full_name.clone().into_bytes()),
-                    ),
-                    // No agent that hears of it may ask about that again without end.
-                    (
-                        header::ROOT.to_owned(),
-                        Some(trigger.root.to_string().into_bytes()),
-                    ),
-                    (
-                        header::HOPS.to_owned(),
-                        Some(trigger.hops.to_string().into_bytes()),
-                    ),
-                ],
+                // As of all that an agent writes: no agent that hears of it may ask about that again without end.
+                headers: self.headers(trigger, ready.hash()),
                 ..NewRecord::default()
             });
         }
