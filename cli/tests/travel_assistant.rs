@@ -20,26 +20,9 @@ fn folder() -> PathBuf {
     root().join("examples/travel-assistant")
 }
 
-/// The example with some of it written otherwise: file, what stands there, and what is to stand there.
+/// The example with some of it written otherwise.
 fn changed(changes: &[(&str, &str, &str)]) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    fs::create_dir(copy.path().join("events")).unwrap();
-    for part in ["", "events"] {
-        for entry in fs::read_dir(folder().join(part)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let name = path.file_name().unwrap();
-                fs::copy(&path, copy.path().join(part).join(name)).unwrap();
-            }
-        }
-    }
-    for (file, from, to) in changes {
-        let path = copy.path().join(file);
-        let text = fs::read_to_string(&path).unwrap();
-        assert!(text.contains(from), "{file} has no {from:?}");
-        fs::write(&path, text.replace(from, to)).unwrap();
-    }
-    copy
+    changed_copy(&folder(), changes)
 }
 
 /// The last value of each key.

@@ -384,6 +384,16 @@ impl Agent {
             .chain(self.requests().map(|requests| requests.topic.as_str()))
     }
 
+    /// The same whatever its shares of models' limits are: they go by how many replicas others have.
+    #[must_use]
+    pub fn without_shares(&self) -> Self {
+        let mut agent = self.clone();
+        if let Some(model) = &mut agent.model {
+            model.each_of_chain(|model| model.limits = Limits::default());
+        }
+        agent
+    }
+
     fn requests(&self) -> Option<&Requests> {
         let approval = self.tools.as_ref()?.approval.as_ref()?;
         approval.requests.as_ref()
@@ -842,6 +852,13 @@ pub struct PolicyRule {
     pub action: Action,
     /// Jinja; absent: the rule's name.
     pub message: Option<String>,
+}
+
+impl PolicyRule {
+    /// Whether it lets a person decide.
+    pub fn asks(&self) -> bool {
+        self.action == Action::RequireApproval
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -81,10 +81,10 @@ async fn serve(config: Stage, ordinal: u32, arguments: &Arguments) -> Result<(),
     let services = Services::new(Arc::new(Kafka::open(&config.kafka, &client)?));
     let shutdown = services.shutdown.clone();
     let metrics = Arc::clone(&services.metrics);
-    tokio::spawn(follow_limits(
-        arguments.config.clone(),
-        Arc::clone(&services.limiters),
-    ));
+    if let Role::Agent(_) = config.role {
+        let limiters = Arc::clone(&services.limiters);
+        tokio::spawn(follow_limits(arguments.config.clone(), limiters));
+    }
     tracing::info!(%kind, name, ordinal, version = env!("CARGO_PKG_VERSION"), "starting");
     let handle = stage::start(config.clone(), ordinal, services)
         .map_err(|error| Error::refused(error.to_string()))?;

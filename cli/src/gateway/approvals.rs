@@ -3,7 +3,7 @@
 //! An answer is written beside its question and then looked for: it counts only if it is the first, and the log took it in
 //! time. Who answers is the user that this process belongs to; the door of an `up` lets in nobody else.
 
-use super::{Gateway, find, now_ms};
+use super::{Gateway, PREFIX_MIN, find, now_ms};
 use crate::control::{Decide, Decided, Open, Question};
 use crate::dump;
 use crate::error::Error;
@@ -11,9 +11,6 @@ use headwater_engine::approval::{Answer, Answered, Asked, Entry};
 use headwater_engine::config::{self, Role};
 use headwater_engine::time::rfc3339;
 use std::collections::BTreeMap;
-
-/// The shortest beginning of an id that is looked for.
-const PREFIX_MIN: usize = 6;
 
 /// A question, and the first answer to it.
 struct Held {
@@ -49,9 +46,8 @@ impl Gateway {
             namespace: None,
             agent: None,
         };
-        let questions = self.questions(&open)?.into_iter();
-        let meant = |question: &Question| question.agent == agent && question.run.starts_with(run);
-        Ok(questions.into_iter().find(meant))
+        let mut questions = self.questions(&open)?.into_iter();
+        Ok(questions.find(|question| question.agent == agent && question.run.starts_with(run)))
     }
 
     /// Answers one of them.

@@ -26,6 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use waiting::Waiting;
 
+/// The shortest beginning of an id that is looked for.
+const PREFIX_MIN: usize = 6;
+
 /// What there is to talk to.
 #[derive(Default)]
 pub(crate) struct Directory {

@@ -3,7 +3,7 @@
 //! A runs topic may hold a week of runs. The newest are looked for from the end, in windows that grow, so
 //! that showing five does not read them all; a run that is asked for by its id is found the same way.
 
-use super::{Gateway, find, missing};
+use super::{Gateway, PREFIX_MIN, find, missing};
 use crate::control::{Again, Past, Replay, Replayed, Templates, Verdict, Which};
 use crate::dump;
 use crate::error::Error;
@@ -22,8 +22,6 @@ const GROWTH: i64 = 8;
 const TOLD: usize = 100;
 /// Runs that are held while the newest are looked for, at least.
 const HELD: usize = 1_024;
-/// The shortest beginning of an id that is looked for.
-const PREFIX_MIN: usize = 6;
 
 impl Gateway {
     /// The last runs of an agent, or the one asked for, oldest first.

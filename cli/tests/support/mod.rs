@@ -10,6 +10,7 @@
 )]
 
 use serde_json::Value;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -229,8 +230,8 @@ impl Drop for Up {
 /// The values of a topic that `--out` wrote, by partition and offset.
 pub fn topic(folder: &Path, topic: &str) -> Vec<Value> {
     let file = folder.join(format!("{topic}.ndjson"));
-    let text = std::fs::read_to_string(&file)
-        .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let text =
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
@@ -261,4 +262,26 @@ pub fn state_topic(user: &User, folder: &Path, namespace: &str, view: &str) -> S
         })
         .unwrap()
         .to_owned()
+}
+
+/// An example with some of it written otherwise: file, what stands there, and what is to stand there.
+pub fn changed_copy(folder: &Path, changes: &[(&str, &str, &str)]) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    fs::create_dir(copy.path().join("events")).unwrap();
+    for part in ["", "events"] {
+        for entry in fs::read_dir(folder.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                let name = path.file_name().unwrap();
+                fs::copy(&path, copy.path().join(part).join(name)).unwrap();
+            }
+        }
+    }
+    for (file, from, to) in changes {
+        let path = copy.path().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from:?}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    }
+    copy
 }

@@ -338,12 +338,7 @@ fn compile_answer(agent: &config::Agent) -> Result<Option<answer::Answer>, Compi
 
 /// SHA-256 of the configuration as canonical JSON.
 fn spec_hash(agent: &config::Agent) -> String {
-    let mut agent = agent.clone();
-    // A share goes by how many others there are.
-    if let Some(model) = &mut agent.model {
-        model.each_of_chain(|model| model.limits = config::Limits::default());
-    }
     // Every field serializes: keys are text, numbers are integers or already JSON.
-    let canonical = serde_json::to_value(&agent).unwrap_or_default();
+    let canonical = serde_json::to_value(agent.without_shares()).unwrap_or_default();
     sha256(canonical.to_string().as_bytes())
 }

@@ -171,10 +171,8 @@ pub(crate) fn objects(
 /// What pods have to be made anew for: a share of a model's limits goes by how many there are, and is read again by those that run.
 fn without_shares(config: &config::Stage) -> config::Stage {
     let mut config = config.clone();
-    if let config::Role::Agent(agent) = &mut config.role
-        && let Some(model) = &mut agent.model
-    {
-        model.each_of_chain(|model| model.limits = config::Limits::default());
+    if let config::Role::Agent(agent) = &mut config.role {
+        **agent = agent.without_shares();
     }
     config
 }

@@ -79,7 +79,7 @@ pub(super) fn check<'v>(
         tools,
         servers,
         max_rounds: spec.max_tool_rounds,
-        approval: approval.filter(|_| asks(&policy)),
+        approval: approval.filter(|_| policy.iter().any(config::PolicyRule::asks)),
         policy,
     };
     (Some(tools), needs)
@@ -131,9 +131,10 @@ fn emit(
     needs: &mut Needs,
 ) -> Option<config::ToolDoes> {
     let at = format!("{path}.emit.sourceRef.name");
-    let (name, source) = written(findings, &at, &emit.source_ref.name, around, needs)?;
+    let name = &emit.source_ref.name;
+    let source = written(findings, &at, name, around, needs)?;
     Some(config::ToolDoes::Emit {
-        source: name,
+        source: name.clone(),
         topic: source.config.topic.clone(),
         format: source.config.format,
         key: emit.key.clone(),
@@ -183,12 +184,6 @@ fn view<'v>(
     })
 }
 
-/// Whether a rule lets a person decide.
-fn asks(policy: &[config::PolicyRule]) -> bool {
-    let asks = |rule: &config::PolicyRule| rule.action == config::Action::RequireApproval;
-    policy.iter().any(asks)
-}
-
 /// `None`: what it names is not there.
 fn approval(
     findings: &mut Findings,
@@ -200,10 +195,10 @@ fn approval(
         None => None,
         Some(source) => {
             let path = "spec.approval.requestsSourceRef.name";
-            let (source, topic) = written(findings, path, &source.name, around, needs)?;
+            let written = written(findings, path, &source.name, around, needs)?;
             Some(config::Requests {
-                source,
-                topic: topic.config.topic.clone(),
+                source: source.name.clone(),
+                topic: written.config.topic.clone(),
             })
         }
     };
@@ -213,21 +208,21 @@ fn approval(
     })
 }
 
-/// A source that the agent writes, with its name.
+/// A source that the agent writes.
 fn written<'s>(
     findings: &mut Findings,
     path: &str,
     name: &str,
     around: &Around<'s>,
     needs: &mut Needs,
-) -> Option<(String, &'s Source)> {
+) -> Option<&'s Source> {
     let source = findings.refer(Kind::EventSource, path, name, around.sources)?;
     needs
         .clusters
         .insert((format!("EventSource '{name}'"), source.cluster.clone()));
     needs.sources.insert(name.to_owned());
     findings.writes(path, name, source);
-    Some((name.to_owned(), source))
+    Some(source)
 }
 
 fn policy(findings: &mut Findings, spec: &crds::AgentSpec) -> Vec<config::PolicyRule> {

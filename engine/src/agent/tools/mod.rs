@@ -102,8 +102,7 @@ impl Tools {
             compiled.extend(problems.merge(Tool::compile(stage, tools, tool, names, &path)));
         }
         let policy = problems.merge(Policy::compile(&tools.policy, slots, names));
-        let asks = |rule: &config::PolicyRule| rule.action == config::Action::RequireApproval;
-        if tools.approval.is_none() && tools.policy.iter().any(asks) {
+        if tools.approval.is_none() && tools.policy.iter().any(config::PolicyRule::asks) {
             problems.add(
                 "spec.policy",
                 reason::INVALID_SPEC,

@@ -303,13 +303,12 @@ impl KafkaTransactional {
     /// That the commit is acknowledged says that it is decided, and not that anybody will see it: a broker that goes away now may drop
     /// its markers, and what ends such a transaction gives it up. Whoever acts on the commit, by calling a tool say, must not
     /// do so before.
-    fn commit(&mut self, written: &Written<'_>) -> Result<()> {
+    fn commit(&mut self, mut written: Written<'_>) -> Result<()> {
         let began = Instant::now();
         loop {
             let error = match self.producer.base().commit_transaction(COMMIT_TRY) {
                 Ok(()) => {
                     let is_long = began.elapsed() > COMMIT_LONG;
-                    let mut written = written.clone();
                     written.retain(|(topic, _), _| is_long || self.own.contains(*topic));
                     let reason = match self.is_readable(&written, MARKERS) {
                         Ok(true) => {
@@ -402,7 +401,7 @@ impl Transactional for KafkaTransactional {
         self.known.check(&self.shared, records)?;
         self.prepare()?;
         let outcome = match self.fill(records, offsets) {
-            Ok(written) => self.commit(&written),
+            Ok(written) => self.commit(written),
             Err(error) => Err(error),
         };
         match &outcome {

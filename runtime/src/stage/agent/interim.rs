@@ -65,7 +65,6 @@ pub(super) fn end(
     trigger: &Trigger,
     completion: &mut Completion,
 ) {
-    let topic = &setup.config.topics.journal;
     let outcome = completion.summary.outcome;
     let ending = if outcome == Outcome::Waiting {
         journal.waits(&trigger.run).into_iter().collect()
@@ -81,9 +80,19 @@ pub(super) fn end(
     let ending = ending.into_iter().chain(undone);
     // Somebody has to, and it is little each time.
     let over = setup.agent.over(trigger, journal, OVER);
-    for change in ending.chain(over) {
+    add(setup, partition, ending.chain(over), completion);
+}
+
+/// Adds tombstones of the journal to what is committed.
+pub(super) fn add(
+    setup: &Setup,
+    partition: i32,
+    tombstones: impl IntoIterator<Item = Change>,
+    completion: &mut Completion,
+) {
+    for change in tombstones {
         // A tombstone can always be written.
-        if let Ok(record) = change.record(topic, partition) {
+        if let Ok(record) = change.record(&setup.config.topics.journal, partition) {
             completion.records.push(record);
             completion.journal.push(change);
         }

@@ -3,6 +3,7 @@
 
 use super::{Active, Driver, Resumed, State, Taken};
 use crate::stage::agent::batch::Finished;
+use crate::stage::agent::interim;
 use headwater_engine::agent::{Completion, Trigger};
 use headwater_engine::approval::Answered;
 use headwater_engine::fault::Fault;
@@ -102,13 +103,7 @@ impl Active {
                 return;
             }
         };
-        for change in self.journal.ending(run) {
-            // A tombstone can always be written.
-            if let Ok(record) = change.record(&setup.config.topics.journal, number) {
-                completion.records.push(record);
-                completion.journal.push(change);
-            }
-        }
+        interim::add(setup, number, self.journal.ending(run), &mut completion);
         self.resumed.insert(run.to_owned());
         let place = self.place();
         let finished = Finished::new(completion, None, Instant::now());
